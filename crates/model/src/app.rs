@@ -1,0 +1,252 @@
+//! The App: components that belong together, as people declare them.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::health::Health;
+use crate::id::{ComponentName, Digest, KeyName, PartName, RuntimeName, TargetName};
+use crate::quantity::{Bytes, Cpu, Span};
+use crate::relation::{Consume, Provide};
+use crate::secret::SecretRef;
+use crate::update::Update;
+
+/// What should run: the components of one App and where they run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AppSpec {
+    /// Where instances run; the project's default target when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
+    /// The workloads, by name.
+    #[serde(default)]
+    #[schemars(length(max = 200))]
+    pub components: BTreeMap<ComponentName, Component>,
+}
+
+/// One workload of an App: a long-running service with any number of equal copies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Component {
+    /// A program of files, run by one of the Target's runtimes or by `command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
+    /// The command line, instead of the runtime's; `{file}` stands for the program's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub command: Vec<String>,
+    /// Arguments after the command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub args: Vec<String>,
+    /// Working directory, relative to the instance's own directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// How many equal copies run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
+    pub replicas: Option<u32>,
+    /// The program's own ports, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 64), extend("additionalProperties" = {"type": "integer", "minimum": 1, "maximum": 65535}))]
+    pub ports: BTreeMap<PartName, u16>,
+    /// Environment variables. Literals may hold `${…}`; see [`crate::template`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 500))]
+    pub env: BTreeMap<KeyName, EnvValue>,
+    /// Files written before the program starts, by path relative to the instance's own directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 200))]
+    pub files: BTreeMap<String, FileContent>,
+    /// Directories that outlive instances and revisions, one for each slot.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: BTreeMap<PartName, Volume>,
+    /// Limits of each copy.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    /// When a copy is ready, and when it must be restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// What others may consume from this component, by endpoint name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 32))]
+    pub provides: BTreeMap<PartName, Provide>,
+    /// What this component needs from others; it starts when they are ready.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 32))]
+    pub consumes: BTreeMap<PartName, Consume>,
+    /// Host and path combinations that lead to this component.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub routes: Vec<Route>,
+    /// How a new revision replaces the old one.
+    #[serde(default, skip_serializing_if = "Update::is_default")]
+    pub update: Update,
+    /// How long a copy may take to end after the request to stop, before it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Span>,
+}
+
+impl Component {
+    /// Copies to run unless `operations` say otherwise.
+    pub fn replicas(&self) -> u32 {
+        self.replicas.unwrap_or(1)
+    }
+
+    /// Time between the request to stop and the kill.
+    pub fn grace(&self) -> Span {
+        self.grace.unwrap_or(Span::seconds(10))
+    }
+}
+
+/// Where a program's files come from. Exactly one of `file`, `directory` and `inline` is given; the server
+/// takes a `file` or `directory` only together with the `digest` of the uploaded content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Program {
+    /// One file, relative to the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// A directory tree, relative to the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// The program's text itself, up to 256 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 262_144))]
+    pub inline: Option<String>,
+    /// SHA-256 of the uploaded content; filled in by the CLI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The file of a `directory` that `{file}` stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// Which of the Target's runtimes runs it, such as `python`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeName>,
+}
+
+/// Value of an environment variable: a literal (numbers and booleans are taken as their text) or a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "RawEnvValue", into = "RawEnvValue")]
+pub enum EnvValue {
+    /// Literal text, which may hold `${…}`.
+    Text(String),
+    /// One key of a Secret of the same project.
+    Secret(SecretRef),
+}
+
+/// The document forms of [`EnvValue`].
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "EnvValue")]
+enum RawEnvValue {
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+    Secret(SecretValue),
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SecretValue {
+    secret: SecretRef,
+}
+
+impl From<RawEnvValue> for EnvValue {
+    fn from(raw: RawEnvValue) -> Self {
+        match raw {
+            RawEnvValue::Text(text) => Self::Text(text),
+            RawEnvValue::Integer(number) => Self::Text(number.to_string()),
+            RawEnvValue::Boolean(truth) => Self::Text(truth.to_string()),
+            RawEnvValue::Secret(value) => Self::Secret(value.secret),
+        }
+    }
+}
+impl From<EnvValue> for RawEnvValue {
+    fn from(value: EnvValue) -> Self {
+        match value {
+            EnvValue::Text(text) => Self::Text(text),
+            EnvValue::Secret(secret) => Self::Secret(SecretValue { secret }),
+        }
+    }
+}
+
+/// Content of a declared file: exactly one of `content` and `secret`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileContent {
+    /// Literal text, which may hold `${…}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 262_144))]
+    pub content: Option<String>,
+    /// One key of a Secret of the same project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretRef>,
+}
+
+/// A directory that outlives instances and revisions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Volume {
+    /// Where the program sees it; a process sees it relative to its working directory.
+    pub path: String,
+    /// Room wanted, where the target can limit it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+}
+
+/// Limits of one copy. What a target cannot enforce is reported as a condition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resources {
+    /// CPU time per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory, including page cache where the kernel counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_194_304))]
+    pub pids: Option<u32>,
+}
+
+impl Resources {
+    /// True when nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A host and path that lead to a port of the component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Host name, which may hold `${…}`; a leading `*.` matches one label.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Path prefix, matched by whole segments.
+    #[serde(default = "root_path")]
+    #[schemars(length(max = 1024))]
+    pub path: String,
+    /// Name of the port.
+    pub port: PartName,
+    /// How the route is encrypted.
+    #[serde(default)]
+    pub tls: TlsMode,
+}
+
+fn root_path() -> String {
+    "/".to_owned()
+}
+
+/// How a route is encrypted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// Plain HTTP.
+    #[default]
+    Off,
+}

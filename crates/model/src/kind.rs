@@ -1,0 +1,164 @@
+//! The kinds: what people may declare, and the records the system keeps.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::app::AppSpec;
+use crate::id::{ComponentName, KeyName, RuntimeName, TargetName, Uid};
+use crate::object::{Kind, KindScope};
+use crate::operations::Operations;
+use crate::revision::{AppRevision, RejectionRecord};
+use crate::status::AppStatus;
+use crate::step::Plan;
+
+/// Declares the marker type of a kind.
+macro_rules! kind {
+    ($(#[$doc:meta])* $name:ident, $plural:literal, $scope:ident, $spec:ty, $operations:ty, $status:ty) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name;
+
+        impl Kind for $name {
+            const NAME: &'static str = stringify!($name);
+            const PLURAL: &'static str = $plural;
+            const SCOPE: KindScope = KindScope::$scope;
+            type Spec = $spec;
+            type Operations = $operations;
+            type Status = $status;
+        }
+    };
+}
+
+kind!(
+    /// Components that belong together.
+    App, "apps", Project, AppSpec, Operations, AppStatus
+);
+kind!(
+    /// A tenant.
+    Project, "projects", Installation, ProjectSpec, (), ()
+);
+kind!(
+    /// Where instances run.
+    Target, "targets", Installation, TargetSpec, (), ()
+);
+kind!(
+    /// Write-only values, sealed at rest; its generation is the version that bindings carry.
+    Secret, "secrets", Project, SecretSpec, (), ()
+);
+kind!(
+    /// Access to the API; only a hash of it is kept.
+    Token, "tokens", Installation, TokenSpec, (), ()
+);
+kind!(
+    /// An immutable version of an App.
+    AppRevisions, "revisions", Project, AppRevision, (), ()
+);
+kind!(
+    /// A component revision that failed through its own fault.
+    Rejection, "rejections", Project, RejectionRecord, (), ()
+);
+kind!(
+    /// What one reconcile decided.
+    Plans, "plans", Project, Plan, (), ()
+);
+kind!(
+    /// Sole use of something that only one owner may have, such as a loopback address of a target.
+    Claim, "claims", Installation, ClaimSpec, (), ()
+);
+
+/// Declaration of a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProjectSpec {
+    /// Where its Apps run unless they say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub description: Option<String>,
+}
+
+/// Declaration of a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetSpec {
+    /// What runs programs, by runtime name.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub runtimes: BTreeMap<RuntimeName, Runtime>,
+}
+
+/// How a runtime starts a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Runtime {
+    /// The command line; `{file}` stands for the program's file.
+    #[schemars(length(min = 1, max = 64))]
+    pub command: Vec<String>,
+}
+
+impl TargetSpec {
+    /// The built-in `local` target: the runtimes that Debian names this way.
+    ///
+    /// # Panics
+    /// Never: the names are valid.
+    pub fn local() -> Self {
+        let runtime = |name: &str, command: &[&str]| {
+            let command = command.iter().map(|&part| part.to_owned()).collect();
+            (name.parse().expect("a valid runtime name"), Runtime { command })
+        };
+        Self {
+            runtimes: BTreeMap::from([
+                runtime("bash", &["bash", "{file}"]),
+                runtime("node", &["node", "{file}"]),
+                runtime("python", &["python3", "-u", "{file}"]),
+            ]),
+        }
+    }
+}
+
+/// A secret as it is stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretSpec {
+    /// Values by key; sealed before they reach a store.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub data: BTreeMap<KeyName, Sealed>,
+}
+
+/// An encrypted value in text form. It may be stored and copied, and still does not print.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Sealed(pub String);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(sealed)")
+    }
+}
+
+/// A token as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokenSpec {
+    /// SHA-256 of the token.
+    pub hash: crate::id::Digest,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Who holds a [`Claim`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSpec {
+    /// The App.
+    pub app: Uid,
+    /// Its component.
+    pub component: ComponentName,
+}

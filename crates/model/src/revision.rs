@@ -1,0 +1,132 @@
+//! Revisions: the immutable versions of what runs, and the rejections of those that failed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::app::{AppSpec, EnvValue, FileContent, Resources, Volume};
+use crate::health::Health;
+use crate::id::{ComponentHash, ComponentName, Digest, KeyName, PartName, RevisionNo, Uid};
+use crate::quantity::Span;
+
+/// What the copies of a component run. Not in it: replicas, update policy, routes, labels, relation data and
+/// secret values, so that changing those replaces no copy by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentRevision {
+    /// The program's files.
+    pub content: Option<Content>,
+    /// The whole command line, `{file}` still in place.
+    pub argv: Vec<String>,
+    /// Working directory, relative to the instance's directory.
+    pub workdir: Option<String>,
+    /// Declared ports.
+    pub ports: BTreeMap<PartName, u16>,
+    /// Environment templates.
+    pub env: BTreeMap<KeyName, EnvValue>,
+    /// File templates.
+    pub files: BTreeMap<String, FileContent>,
+    /// Volumes.
+    pub volumes: BTreeMap<PartName, Volume>,
+    /// Limits.
+    pub resources: Resources,
+    /// Probes.
+    pub health: Option<Health>,
+    /// Time to end.
+    pub grace: Span,
+}
+
+impl ComponentRevision {
+    /// Its identity.
+    pub fn hash(&self) -> ComponentHash {
+        ComponentHash(Digest::of_json(self))
+    }
+}
+
+/// Files of a program, by digest: the bytes themselves lie in the content store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Content {
+    /// One file.
+    File {
+        /// Its name in the instance's directory.
+        name: String,
+        /// SHA-256 of its bytes.
+        digest: Digest,
+    },
+    /// A directory tree.
+    Tree {
+        /// SHA-256 of the tree's listing (path, mode and digest of each file, sorted by path).
+        digest: Digest,
+        /// The file that `{file}` stands for.
+        entry: Option<String>,
+    },
+    /// The text itself.
+    Inline {
+        /// Name of the file it is written to.
+        name: String,
+        /// The text.
+        text: String,
+    },
+}
+
+impl Content {
+    /// What must be in the content store before a copy can start.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::File { digest, .. } | Self::Tree { digest, .. } => Some(*digest),
+            Self::Inline { .. } => None,
+        }
+    }
+}
+
+/// An immutable version of an App: what each component ran, and the declaration it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppRevision {
+    /// Number within the App.
+    pub number: RevisionNo,
+    /// The App.
+    pub app: Uid,
+    /// The declaration, for `rollout undo`.
+    pub declaration: AppSpec,
+    /// What each component runs.
+    pub components: BTreeMap<ComponentName, ComponentRevision>,
+}
+
+impl AppRevision {
+    /// The component revisions by identity.
+    pub fn hashes(&self) -> BTreeMap<ComponentName, ComponentHash> {
+        self.components.iter().map(|(name, revision)| (name.clone(), revision.hash())).collect()
+    }
+}
+
+/// A component revision that failed its gate through its own fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectionRecord {
+    /// The App.
+    pub app: Uid,
+    /// The component.
+    pub component: ComponentName,
+    /// What was rejected.
+    pub revision: ComponentHash,
+    /// Digest of its content, where it has one.
+    pub digest: Option<Digest>,
+    /// What was seen.
+    pub evidence: Evidence,
+}
+
+/// What was seen of a failed copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// The gate's verdict, as a sentence.
+    pub verdict: String,
+    /// Output of the last probe.
+    pub probe: Option<String>,
+    /// How the last run ended.
+    pub exit: Option<crate::world::Exit>,
+    /// The last lines of its log.
+    pub log: Vec<String>,
+}

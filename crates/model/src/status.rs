@@ -1,0 +1,227 @@
+//! Status of an App: what the planner must remember, and what people want to see.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    BindingsHash, ComponentHash, ComponentName, InstanceId, PlanHash, PlanNo, RevisionNo, Slot, TargetName,
+};
+use crate::object::Timestamp;
+use crate::quantity::Span;
+use crate::wait::Wait;
+use crate::world::{NodeTime, ServiceIp};
+
+/// Everything the system keeps about an App. Written by the App's reconciler and by nobody else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppStatus {
+    /// The current plan.
+    pub plan: Option<PlanRef>,
+    /// The newest App revision.
+    pub revision: Option<RevisionNo>,
+    /// What the planner remembers of each component.
+    #[serde(default)]
+    pub memory: BTreeMap<ComponentName, Memory>,
+    /// Targets that may still hold something of the App.
+    #[serde(default)]
+    pub targets: Vec<TargetName>,
+    /// What people want to see of each component.
+    #[serde(default)]
+    pub components: BTreeMap<ComponentName, ComponentStatus>,
+    /// How the latest reconcile ended.
+    pub outcome: Option<OutcomeRecord>,
+}
+
+/// The plan that is being carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRef {
+    /// Its number.
+    pub no: PlanNo,
+    /// Its content.
+    pub hash: PlanHash,
+}
+
+/// What the planner must remember of a component, because no observation tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// The last component revision that passed its gate, and the App revision that holds its content.
+    pub good: Option<Good>,
+    /// The rollout under way.
+    pub rollout: Option<Rollout>,
+    /// The component's stable address, for life.
+    pub address: Option<ServiceIp>,
+}
+
+/// A component revision that passed its gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Good {
+    /// What it was.
+    pub component: ComponentHash,
+    /// Where its content is kept.
+    pub revision: RevisionNo,
+}
+
+/// A rollout under way: towards one component revision with one set of bindings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// The component revision it leads to.
+    pub to: ComponentHash,
+    /// The bindings it leads to.
+    pub bindings: BindingsHash,
+    /// The most copies that were ready at once so far; one more is progress.
+    pub best: u32,
+    /// Time without progress that counts against the component.
+    pub clock: Clock,
+    /// Set once the gate failed and nothing can or may be rolled back.
+    pub failed: Option<String>,
+}
+
+/// A stopwatch on the node's own clock. It stands while something else is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Clock {
+    /// It stands at this reading.
+    Stopped {
+        /// Time counted.
+        spent: Span,
+    },
+    /// It runs.
+    Running {
+        /// Time counted before `from`.
+        spent: Span,
+        /// When it was started.
+        from: NodeTime,
+    },
+}
+
+impl Clock {
+    /// A stopwatch at zero that does not run.
+    pub const ZERO: Self = Self::Stopped { spent: Span::ZERO };
+
+    /// The reading at `now`. Time across a reboot of the node does not count.
+    pub fn reading(&self, now: Option<&NodeTime>) -> Span {
+        match self {
+            Self::Stopped { spent } => *spent,
+            Self::Running { spent, from } => {
+                spent.plus(now.and_then(|now| now.since(from)).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// What people want to see of a component.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentStatus {
+    /// Copies wanted.
+    pub desired: u32,
+    /// Copies that run the wanted revision with the wanted bindings and are ready.
+    pub ready: u32,
+    /// Copies that are ready, old ones too.
+    pub available: u32,
+    /// The revision worked towards.
+    pub revision: Option<ComponentHash>,
+    /// The copies.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// What people want to see of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceStatus {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its position.
+    pub slot: Slot,
+    /// Where it runs.
+    pub target: TargetName,
+    /// What it runs.
+    pub revision: ComponentHash,
+    /// What it is doing.
+    pub state: InstanceState,
+    /// Times the agent started it again in place.
+    pub restarts: u32,
+}
+
+/// [`crate::world::Phase`] without its times, which change with every look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InstanceState {
+    /// The agent cannot say.
+    Unknown,
+    /// It cannot be started for a reason outside of it.
+    Blocked,
+    /// Running, not ready.
+    Unready,
+    /// Running and ready.
+    Ready,
+    /// Ended, to be started again.
+    Backoff,
+    /// Ending.
+    Stopping,
+    /// Ended.
+    Stopped,
+}
+
+impl From<&crate::world::Phase> for InstanceState {
+    fn from(phase: &crate::world::Phase) -> Self {
+        use crate::world::Phase;
+        match phase {
+            Phase::Unknown => Self::Unknown,
+            Phase::Blocked { .. } => Self::Blocked,
+            Phase::Unready { .. } => Self::Unready,
+            Phase::Ready { .. } => Self::Ready,
+            Phase::Backoff { .. } => Self::Backoff,
+            Phase::Stopping { .. } => Self::Stopping,
+            Phase::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// How a reconcile ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "outcome")]
+pub enum Outcome {
+    /// Declared and observed agree.
+    Settled,
+    /// Steps were carried out; more may follow.
+    Advanced,
+    /// Nothing is due; these waits say why.
+    Waiting {
+        /// At least one.
+        waits: Vec<Wait>,
+    },
+    /// Only a person can go on from here, or a wait outlasted its deadline.
+    Stalled {
+        /// At least one.
+        waits: Vec<Wait>,
+    },
+    /// Nothing of the object is left.
+    Gone,
+}
+
+impl Outcome {
+    /// The waits, where there are any.
+    pub fn waits(&self) -> &[Wait] {
+        match self {
+            Self::Waiting { waits } | Self::Stalled { waits } => waits,
+            Self::Settled | Self::Advanced | Self::Gone => &[],
+        }
+    }
+}
+
+/// An outcome as it is stored: rewritten only when the outcome itself differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutcomeRecord {
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Since when it has ended this way.
+    pub since: Timestamp,
+    /// Source file and line that decided it, for those who look after Plimsoll itself.
+    pub site: String,
+}

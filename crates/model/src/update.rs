@@ -1,0 +1,96 @@
+//! How a new revision of a component replaces the old one.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::Span;
+
+/// The update policy of one component. It is not part of the component revision: changing it rolls nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Update {
+    /// In which manner copies are replaced.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Copies that may run beyond `replicas` meanwhile. Default: 1, or 0 with volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
+    pub surge: Option<u32>,
+    /// Copies that may be missing from `replicas` meanwhile. Default: 0, or 1 with volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
+    pub unavailable: Option<u32>,
+    /// How long every copy must have stayed ready before the rollout counts as done. Default: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Span>,
+    /// How long the rollout may go without one more copy becoming ready. Default: 2m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Span>,
+    /// What happens when the rollout fails through its own fault.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+/// In which manner copies are replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Copy by copy within the budgets; traffic never stops.
+    #[default]
+    Rolling,
+    /// All old copies end before the first new one starts.
+    Recreate,
+}
+
+/// What a failed rollout leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Back to the last good component revision.
+    #[default]
+    Rollback,
+    /// Everything stays as it is, for a person to look at.
+    Halt,
+}
+
+/// The numbers a rollout works within, after defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Copies wanted.
+    pub replicas: u32,
+    /// Copies allowed beyond `replicas`.
+    pub surge: u32,
+    /// Copies that may be missing from `replicas`.
+    pub unavailable: u32,
+}
+
+impl Update {
+    /// True when nothing is set.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Budgets after defaults. A slot's volume is never open in two copies, so copies with volumes are
+    /// replaced in place.
+    pub fn budget(&self, replicas: u32, has_volumes: bool) -> Budget {
+        let (surge, unavailable) = if has_volumes { (0, 1) } else { (1, 0) };
+        let surge = if has_volumes { 0 } else { self.surge.unwrap_or(surge) };
+        let mut unavailable = self.unavailable.unwrap_or(unavailable);
+        // Neither more nor fewer copies: nothing could ever be replaced. Validation refuses the literal
+        // 0/0; this arises only where a default meets a given value.
+        if surge == 0 && unavailable == 0 {
+            unavailable = 1;
+        }
+        Budget { replicas, surge, unavailable }
+    }
+
+    /// Soak after the default.
+    pub fn soak(&self) -> Span {
+        self.soak.unwrap_or(Span::seconds(10))
+    }
+
+    /// Deadline after the default.
+    pub fn deadline(&self) -> Span {
+        self.deadline.unwrap_or(Span::seconds(120))
+    }
+}

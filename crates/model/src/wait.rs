@@ -1,0 +1,300 @@
+//! Waits: why nothing more is due now, whose move it is, and until when that is fine.
+//!
+//! A wait without reason, owner and deadline cannot be written: [`Wait::new`] takes the reason and the
+//! deadline, and the owner follows from the reason.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    ComponentHash, ComponentName, InstanceId, InterfaceName, ObjectName, RuntimeName, TargetName,
+};
+use crate::quantity::Span;
+use crate::relation::EndpointRef;
+use crate::secret::SecretRef;
+use crate::step::Scope;
+use crate::world::Blockage;
+
+/// A typed reason why an object is not where it should be and nothing can be done about it right now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    component: Option<ComponentName>,
+    reason: Reason,
+    deadline: Span,
+}
+
+impl Wait {
+    /// A wait of one component, or of the App as a whole. Once it has lasted for `deadline`, the object counts
+    /// as stalled; trying goes on.
+    pub fn new(component: Option<ComponentName>, reason: Reason, deadline: Span) -> Self {
+        Self { component, reason, deadline }
+    }
+
+    /// The component that waits.
+    pub fn component(&self) -> Option<&ComponentName> {
+        self.component.as_ref()
+    }
+
+    /// What it waits for.
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// How long that is fine.
+    pub fn deadline(&self) -> Span {
+        self.deadline
+    }
+
+    /// Whose move it is.
+    pub fn owner(&self) -> Owner {
+        self.reason.owner()
+    }
+}
+
+/// Why nothing is due now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "reason")]
+pub enum Reason {
+    /// A copy runs and is not ready yet.
+    NotReady {
+        /// The copy.
+        instance: InstanceId,
+    },
+    /// A copy keeps ending; the agent starts it again with growing pauses.
+    Crashing {
+        /// The copy.
+        instance: InstanceId,
+    },
+    /// A copy cannot be started for a reason outside of it.
+    Blocked {
+        /// The copy.
+        instance: InstanceId,
+        /// Where.
+        target: TargetName,
+        /// The reason.
+        by: Blockage,
+    },
+    /// All new copies are ready; they are watched for the soak time.
+    Soaking,
+    /// A copy finishes the requests it has.
+    Draining {
+        /// The copy.
+        instance: InstanceId,
+    },
+    /// A copy was asked to end.
+    Stopping {
+        /// The copy.
+        instance: InstanceId,
+    },
+    /// A rollout waits until a provider in the same App has finished its own.
+    ProviderRolling {
+        /// The provider.
+        provider: ComponentName,
+    },
+    /// The provider exists and is not ready.
+    ProviderNotReady {
+        /// What is consumed.
+        from: EndpointRef,
+    },
+    /// Nothing provides that.
+    ProviderMissing {
+        /// What is consumed.
+        from: EndpointRef,
+    },
+    /// The endpoint provides something else.
+    InterfaceMismatch {
+        /// What is consumed.
+        from: EndpointRef,
+        /// The interface wanted.
+        wanted: InterfaceName,
+        /// The interface provided.
+        provided: InterfaceName,
+    },
+    /// Apps consume each other in a circle; none of them could ever start.
+    RelationCycle {
+        /// The Apps, in order, the first repeated at the end.
+        apps: Vec<ObjectName>,
+    },
+    /// A secret or a key of it does not exist.
+    SecretMissing {
+        /// Which.
+        secret: SecretRef,
+    },
+    /// The target does not exist.
+    TargetMissing {
+        /// Which.
+        target: TargetName,
+    },
+    /// The target has no such runtime.
+    RuntimeMissing {
+        /// Where.
+        target: TargetName,
+        /// Which.
+        runtime: RuntimeName,
+    },
+    /// A driver does not answer: what it holds is unknown, so nothing is created or forgotten there.
+    Unreachable {
+        /// Which.
+        scope: Scope,
+    },
+    /// A driver refused or failed a step; it is tried again.
+    StepFailed {
+        /// Which.
+        scope: Scope,
+        /// The driver's words.
+        error: String,
+    },
+    /// Another, older App has the same host and path.
+    RouteTaken {
+        /// Host and path.
+        route: String,
+        /// The App that has it.
+        by: ObjectName,
+    },
+    /// The declared revision was rejected.
+    Rejected {
+        /// The rejection.
+        rejection: ObjectName,
+        /// What was rejected.
+        revision: ComponentHash,
+    },
+    /// A rollout failed and there is nothing to go back to.
+    GateFailed {
+        /// The verdict.
+        verdict: String,
+    },
+    /// A person paused the rollout.
+    Paused,
+}
+
+/// Whose move it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "owner")]
+pub enum Owner {
+    /// Whoever declares the App.
+    Person,
+    /// The program itself, by its probe.
+    Program,
+    /// A provider.
+    Provider {
+        /// Which.
+        from: EndpointRef,
+    },
+    /// A driver's far side: node or router.
+    Driver {
+        /// Which.
+        scope: Scope,
+    },
+    /// Plimsoll.
+    Plimsoll,
+}
+
+impl Reason {
+    /// Whose move it is.
+    pub fn owner(&self) -> Owner {
+        match self {
+            Self::NotReady { .. } | Self::Crashing { .. } | Self::Stopping { .. } => Owner::Program,
+            Self::Blocked { target, .. } => Owner::Driver { scope: Scope::Node(target.clone()) },
+            Self::ProviderNotReady { from } => Owner::Provider { from: from.clone() },
+            Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
+                Owner::Driver { scope: scope.clone() }
+            }
+            Self::Soaking | Self::Draining { .. } | Self::ProviderRolling { .. } => Owner::Plimsoll,
+            Self::ProviderMissing { .. }
+            | Self::InterfaceMismatch { .. }
+            | Self::RelationCycle { .. }
+            | Self::SecretMissing { .. }
+            | Self::TargetMissing { .. }
+            | Self::RuntimeMissing { .. }
+            | Self::RouteTaken { .. }
+            | Self::Rejected { .. }
+            | Self::GateFailed { .. }
+            | Self::Paused => Owner::Person,
+        }
+    }
+
+    /// True when nothing but a person's act can end it, so that waiting longer is pointless.
+    pub fn is_stall(&self) -> bool {
+        self.owner() == Owner::Person && *self != Self::Paused
+    }
+
+    /// What to do about it, as a command or a sentence.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::NotReady { instance } | Self::Crashing { instance } => {
+                format!("see its output: plimsoll logs {instance}")
+            }
+            Self::Blocked { by: Blockage::Disk, target, .. } => format!("free some space on {target}"),
+            Self::Blocked { by: Blockage::Processes, target, .. } => {
+                format!("end some processes on {target}")
+            }
+            Self::Blocked { by: Blockage::Content, .. } => {
+                "apply the file again: plimsoll apply -f FILE".into()
+            }
+            Self::Soaking | Self::Draining { .. } | Self::Stopping { .. } | Self::ProviderRolling { .. } => {
+                "nothing: it ends by itself".into()
+            }
+            Self::ProviderNotReady { from } => match &from.app {
+                Some(app) => format!("plimsoll why app/{app}"),
+                None => format!("look at component {} of this App", from.component),
+            },
+            Self::ProviderMissing { from } => format!("declare {from}, or correct `from`"),
+            Self::InterfaceMismatch { .. } => "correct the interface on one side".into(),
+            Self::RelationCycle { .. } => "take one of these relations away".into(),
+            Self::SecretMissing { secret } => {
+                format!("plimsoll secret set {} {}=-", secret.name, secret.key)
+            }
+            Self::TargetMissing { .. } => "see `plimsoll get targets`, correct `target`".into(),
+            Self::RuntimeMissing { target, .. } => {
+                format!("add the runtime to target {target}, or give `command`")
+            }
+            Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
+                format!("see whether {scope} is up")
+            }
+            Self::RouteTaken { by, .. } => format!("change the route here or in app {by}"),
+            Self::Rejected { rejection, .. } => {
+                format!("change the component, or lift it: plimsoll retry {rejection}")
+            }
+            Self::GateFailed { .. } => "change the component; it is tried again meanwhile".into(),
+            Self::Paused => "plimsoll rollout resume".into(),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotReady { instance } => write!(f, "{instance} is not ready yet"),
+            Self::Crashing { instance } => write!(f, "{instance} keeps ending and is started again"),
+            Self::Blocked { instance, target, by } => {
+                write!(f, "{instance} cannot start on {target}: {by}")
+            }
+            Self::Soaking => f.write_str("all new copies are ready and watched for the soak time"),
+            Self::Draining { instance } => write!(f, "{instance} finishes its requests"),
+            Self::Stopping { instance } => write!(f, "{instance} is ending"),
+            Self::ProviderRolling { provider } => write!(f, "{provider} is rolled first"),
+            Self::ProviderNotReady { from } => write!(f, "{from} is not ready"),
+            Self::ProviderMissing { from } => write!(f, "nothing provides {from}"),
+            Self::InterfaceMismatch { from, wanted, provided } => {
+                write!(f, "{from} provides {provided}, not {wanted}")
+            }
+            Self::RelationCycle { apps } => {
+                let names: Vec<&str> = apps.iter().map(ObjectName::as_str).collect();
+                write!(f, "Apps consume each other in a circle: {}", names.join(" -> "))
+            }
+            Self::SecretMissing { secret } => write!(f, "secret {secret} does not exist"),
+            Self::TargetMissing { target } => write!(f, "target {target} does not exist"),
+            Self::RuntimeMissing { target, runtime } => write!(f, "target {target} has no runtime {runtime}"),
+            Self::Unreachable { scope } => write!(f, "{scope} does not answer"),
+            Self::StepFailed { scope, error } => write!(f, "{scope} failed a step: {error}"),
+            Self::RouteTaken { route, by } => write!(f, "route {route} belongs to app {by}, which is older"),
+            Self::Rejected { revision, .. } => write!(f, "revision {} was rejected", revision.short()),
+            Self::GateFailed { verdict } => {
+                write!(f, "the rollout failed ({verdict}) and nothing older was good")
+            }
+            Self::Paused => f.write_str("a person paused the rollout"),
+        }
+    }
+}

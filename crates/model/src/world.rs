@@ -1,0 +1,250 @@
+//! What was observed: the world as drivers report it, with its age and its gaps.
+//!
+//! Absent, unknown and present are three different things. A failed read leaves [`Presence::Unknown`], never a
+//! guess, and nothing unknown is ever created again or forgotten.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    BindingsHash, BootId, ComponentHash, ComponentName, Effects, InstanceId, PartName, Slot, TargetName,
+};
+use crate::quantity::Span;
+use crate::step::Table;
+
+/// A reading that may have failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence<T> {
+    /// Surely nothing there.
+    Absent,
+    /// Something may be there; the reading failed.
+    Unknown,
+    /// This is there.
+    Present(T),
+}
+
+impl<T> Presence<T> {
+    /// What is there, if that is known.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Self::Present(value) => Some(value),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+
+    /// True when the reading failed.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+}
+
+/// A moment on a node's own monotonic clock. It says nothing across boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTime {
+    /// The boot it belongs to.
+    pub boot: BootId,
+    /// Time since that boot.
+    pub elapsed: Span,
+}
+
+impl NodeTime {
+    /// Time that passed from `earlier` to here; `None` across boots.
+    pub fn since(&self, earlier: &Self) -> Option<Span> {
+        (self.boot == earlier.boot).then(|| self.elapsed.minus(earlier.elapsed))
+    }
+}
+
+/// All that was observed of one App.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// Each target that may hold something of the App.
+    pub targets: BTreeMap<TargetName, TargetView>,
+}
+
+/// One target's share of an App.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetView {
+    /// The instances.
+    pub node: Presence<NodeView>,
+    /// The App's table in the router.
+    pub router: Presence<RouterView>,
+}
+
+/// What a node's agent reports of one App.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// The node's clock when it answered.
+    pub now: NodeTime,
+    /// Effects recorded for the App so far.
+    pub effects: Effects,
+    /// Everything that carries the App's mark.
+    pub instances: BTreeMap<InstanceId, Instance>,
+}
+
+/// One copy as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// The component it is a copy of.
+    pub component: ComponentName,
+    /// Its position.
+    pub slot: Slot,
+    /// What it runs.
+    pub revision: ComponentHash,
+    /// What it was given.
+    pub bindings: BindingsHash,
+    /// Where its ports are reached by the router.
+    pub endpoints: BTreeMap<PartName, SocketAddr>,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Times the agent started it again in place.
+    pub restarts: u32,
+    /// Times it went from ready to unready; never reset in an instance's life.
+    pub unready_count: u32,
+    /// Output of the last failed probe, cut.
+    pub probe: Option<String>,
+    /// How its last run ended.
+    pub last_exit: Option<Exit>,
+}
+
+/// What a copy is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
+pub enum Phase {
+    /// The agent cannot say: its record is there, the process could not be examined.
+    Unknown,
+    /// It cannot be started for a reason outside of it, such as a full disk. The agent keeps trying.
+    Blocked {
+        /// The reason.
+        by: Blockage,
+    },
+    /// Running, not ready for this long.
+    Unready {
+        /// Time in this state.
+        since: Span,
+    },
+    /// Running and ready for this long.
+    Ready {
+        /// Time in this state.
+        since: Span,
+    },
+    /// Ended, to be started again by the agent.
+    Backoff {
+        /// Time in this state.
+        since: Span,
+    },
+    /// It was asked to end and has not ended yet.
+    Stopping {
+        /// Time in this state.
+        since: Span,
+    },
+    /// Nothing of it runs; its record is still there.
+    Stopped,
+}
+
+/// Why an agent cannot start a copy, where that is not the copy's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Blockage {
+    /// The node's disk is full or read-only.
+    Disk,
+    /// The node has no room for another process.
+    Processes,
+    /// The program's content has not reached the node.
+    Content,
+}
+
+impl fmt::Display for Blockage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "its disk is full or read-only",
+            Self::Processes => "it has no room for another process",
+            Self::Content => "the program's content has not reached it",
+        })
+    }
+}
+
+impl Instance {
+    /// Ready for traffic.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. })
+    }
+
+    /// Whether a process of it may be running, now or by the agent's own doing.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Stopped)
+    }
+
+    /// How long it has been ready without a break.
+    pub fn ready_for(&self) -> Option<Span> {
+        match self.phase {
+            Phase::Ready { since } => Some(since),
+            _ => None,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Exit {
+    /// It ended by itself with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It could not be started: `errno` of the exec call.
+    Exec(i32),
+    /// It is gone and nobody saw it end, as after a reboot.
+    Lost,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Exec(errno) => write!(f, "could not be executed (errno {errno})"),
+            Self::Lost => f.write_str("lost"),
+        }
+    }
+}
+
+/// The one stable address of a component, for life; its ports keep their declared numbers on it.
+pub type ServiceIp = Ipv4Addr;
+
+/// What a router reports of one App.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterView {
+    /// Effects recorded for the App so far.
+    pub effects: Effects,
+    /// Addresses and routes, as last published.
+    pub table: Table,
+    /// Instances that receive or have received traffic.
+    pub members: BTreeMap<InstanceId, Member>,
+}
+
+/// One instance as the router sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The component whose traffic it shares.
+    pub component: ComponentName,
+    /// Whether it gets new connections.
+    pub state: MemberState,
+    /// Connections and requests under way.
+    pub in_flight: u32,
+}
+
+/// Whether a member gets new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberState {
+    /// It does.
+    Active,
+    /// It does not any more, for this long.
+    Draining {
+        /// Time in this state.
+        since: Span,
+    },
+}
