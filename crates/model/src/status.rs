@@ -182,46 +182,55 @@ impl From<&crate::world::Phase> for InstanceState {
 }
 
 /// How a reconcile ended.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "outcome")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Declared and observed agree.
     Settled,
-    /// Steps were carried out; more may follow.
+    /// Steps were carried out, or somebody else's change got in between: look again at once.
     Advanced,
-    /// Nothing is due; these waits say why.
-    Waiting {
-        /// At least one.
-        waits: Vec<Wait>,
-    },
+    /// Nothing is due; these waits, at least one, say why.
+    Waiting(Vec<Wait>),
     /// Only a person can go on from here, or a wait outlasted its deadline.
-    Stalled {
-        /// At least one.
-        waits: Vec<Wait>,
-    },
+    Stalled(Vec<Wait>),
     /// Nothing of the object is left.
     Gone,
 }
 
-impl Outcome {
-    /// The waits, where there are any.
-    pub fn waits(&self) -> &[Wait] {
-        match self {
-            Self::Waiting { waits } | Self::Stalled { waits } => waits,
-            Self::Settled | Self::Advanced | Self::Gone => &[],
-        }
-    }
-}
-
-/// An outcome as it is stored: rewritten only when the outcome itself differs.
+/// An outcome as it is stored: rewritten only when it differs in more than times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeRecord {
     /// How it ended.
-    #[serde(flatten)]
-    pub outcome: Outcome,
+    pub state: OutcomeState,
     /// Since when it has ended this way.
     pub since: Timestamp,
+    /// Why it is not settled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<Waited>,
     /// Source file and line that decided it, for those who look after Plimsoll itself.
     pub site: String,
+}
+
+/// [`Outcome`] without its waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OutcomeState {
+    /// Declared and observed agree.
+    Settled,
+    /// Steps are being carried out.
+    Advanced,
+    /// Nothing is due.
+    Waiting,
+    /// Only a person can go on, or a wait outlasted its deadline.
+    Stalled,
+}
+
+/// A wait and when it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Waited {
+    /// The wait.
+    pub wait: Wait,
+    /// When it began.
+    pub since: Timestamp,
 }

@@ -80,6 +80,8 @@ pub struct NodeView {
     pub now: NodeTime,
     /// Effects recorded for the App so far.
     pub effects: Effects,
+    /// The App was closed here: its volumes are gone and every later effect is refused.
+    pub closed: bool,
     /// Everything that carries the App's mark.
     pub instances: BTreeMap<InstanceId, Instance>,
 }

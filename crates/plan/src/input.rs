@@ -1,0 +1,123 @@
+//! Everything a decision may depend on. What is not in here cannot influence a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plimsoll_model::id::{InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
+use plimsoll_model::kind::TargetSpec;
+use plimsoll_model::object::{Generation, ObjectKey};
+use plimsoll_model::operations::Operations;
+use plimsoll_model::relation::EndpointRef;
+use plimsoll_model::revision::{AppRevision, RejectionRecord};
+use plimsoll_model::status::AppStatus;
+use plimsoll_model::step::Plan;
+use plimsoll_model::world::{ServiceIp, World};
+use plimsoll_model::{App, AppSpec, Object};
+
+/// One App as it was declared, as it was observed, and what surrounds it.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Project and name.
+    pub key: ObjectKey,
+    /// Identity.
+    pub uid: Uid,
+    /// Version of the declaration.
+    pub generation: Generation,
+    /// Whether deletion was asked for.
+    pub deleting: bool,
+    /// The declaration.
+    pub spec: AppSpec,
+    /// A person's standing instructions.
+    pub operations: Operations,
+    /// What the planner said last time.
+    pub status: AppStatus,
+    /// The current plan, where it is still kept.
+    pub parent: Option<Plan>,
+    /// What surrounds the App.
+    pub context: Context,
+    /// What drivers report of it.
+    pub world: World,
+}
+
+impl Input {
+    /// The input for a stored App.
+    pub fn of(app: &Object<App>, context: Context, parent: Option<Plan>, world: World) -> Self {
+        Self {
+            key: app.meta.key.clone(),
+            uid: app.meta.uid.clone(),
+            generation: app.meta.generation,
+            deleting: app.meta.deleting.is_some(),
+            spec: app.spec.clone(),
+            operations: app.operations.clone(),
+            status: app.status.as_ref().map(|status| status.value.clone()).unwrap_or_default(),
+            parent,
+            context,
+            world,
+        }
+    }
+}
+
+/// What surrounds an App: other objects of its project, read by the reconciler.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Where the App runs, after defaults.
+    pub target: TargetName,
+    /// That target's declaration, if it exists.
+    pub target_spec: Option<TargetSpec>,
+    /// The secrets that the App's declaration names, those that exist.
+    pub secrets: BTreeMap<ObjectName, SecretView>,
+    /// The endpoints of other Apps that the declaration names, those that exist.
+    pub endpoints: BTreeMap<EndpointRef, EndpointView>,
+    /// A circle of relations between Apps that this App is part of.
+    pub cycle: Option<Vec<ObjectName>>,
+    /// Rejections of this App's component revisions.
+    pub rejections: BTreeMap<ObjectName, RejectionRecord>,
+    /// The App revisions that the status names.
+    pub revisions: BTreeMap<RevisionNo, AppRevision>,
+    /// Host and path combinations that older Apps hold, and who holds them.
+    pub taken: BTreeMap<(String, String), ObjectName>,
+    /// Addresses that proved to be in use while one was being claimed.
+    pub avoid: BTreeSet<ServiceIp>,
+}
+
+impl Context {
+    /// Surroundings with nothing in them but a target.
+    pub fn bare(target: TargetName, spec: TargetSpec) -> Self {
+        Self {
+            target,
+            target_spec: Some(spec),
+            secrets: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            cycle: None,
+            rejections: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            avoid: BTreeSet::new(),
+        }
+    }
+}
+
+/// A secret, without its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretView {
+    /// Its generation: the version that bindings carry.
+    pub version: Generation,
+    /// The keys it has.
+    pub keys: BTreeSet<KeyName>,
+}
+
+/// An endpoint of a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointView {
+    /// What it speaks.
+    pub interface: InterfaceName,
+    /// The provider's stable address; absent until it is planned.
+    pub address: Option<ServiceIp>,
+    /// The provider's ports.
+    pub ports: BTreeMap<PartName, u16>,
+    /// The port of this endpoint.
+    pub port: Option<PartName>,
+    /// Data templates.
+    pub data: BTreeMap<KeyName, String>,
+    /// Whether a copy of the provider is ready and receives traffic.
+    pub ready: bool,
+}

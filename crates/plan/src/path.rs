@@ -1,0 +1,3 @@
+//! x
+pub struct Path;
+pub fn path() {}

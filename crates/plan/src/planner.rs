@@ -1,0 +1,559 @@
+//! The pass over one App: addresses, table, each component in dependency order, then the numbered plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plimsoll_model::app::Component;
+use plimsoll_model::id::{ComponentHash, ComponentName, RevisionNo};
+use plimsoll_model::operations::Power;
+use plimsoll_model::quantity::Span;
+use plimsoll_model::relation::EndpointRef;
+use plimsoll_model::revision::{ComponentRevision, RejectionRecord};
+use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory};
+use plimsoll_model::step::{Cause, Plan, Scope, Step, Table};
+use plimsoll_model::update::Budget;
+use plimsoll_model::wait::{Reason, Wait};
+use plimsoll_model::world::{Presence, RouterView, ServiceIp};
+
+use crate::bindings::{self, Bindings};
+use crate::decide::{Course, Decision};
+use crate::input::{EndpointView, Input};
+use crate::replace::{self, Hold, Moves, Rules};
+use crate::resolve::{PERSON_DEADLINE, Resolution};
+use crate::rollout::{self, Gate, Verdict};
+use crate::routing::{self, is_routed};
+use crate::steps::{Blueprint, Steps};
+use crate::survey::{Survey, Wanted, count};
+use crate::{address, waits};
+
+/// A component revision to work towards.
+struct Goal<'a> {
+    revision: &'a ComponentRevision,
+    hash: ComponentHash,
+    /// The App revision that holds it.
+    source: RevisionNo,
+    /// The revision declared.
+    declared: ComponentHash,
+    /// The rejection that keeps the declared revision from being worked towards.
+    rejected: Option<Reason>,
+}
+
+/// One component in the making of a decision.
+struct Subject<'a> {
+    name: &'a ComponentName,
+    /// Its declaration; absent when it left, or the whole App leaves.
+    declared: Option<&'a Component>,
+    goal: Option<Goal<'a>>,
+    bindings: Result<Bindings, Vec<Reason>>,
+    survey: Survey<'a>,
+    replicas: u32,
+    /// Endpoints it consumes that are not ready.
+    unready: Vec<EndpointRef>,
+    /// A provider in the same App that is being rolled first.
+    rolling_first: Option<ComponentName>,
+}
+
+pub(crate) struct Planner<'a> {
+    input: &'a Input,
+    resolution: &'a Resolution,
+    memory: BTreeMap<ComponentName, Memory>,
+    endpoints: BTreeMap<EndpointRef, EndpointView>,
+    claims: BTreeMap<ComponentName, ServiceIp>,
+    components: BTreeMap<ComponentName, ComponentStatus>,
+    rejections: Vec<RejectionRecord>,
+    released: Vec<ServiceIp>,
+    waits: Vec<Wait>,
+    looks: Vec<Span>,
+    steps: Steps<'a>,
+    gone: bool,
+}
+
+impl<'a> Planner<'a> {
+    pub(crate) fn new(input: &'a Input, resolution: &'a Resolution) -> Self {
+        let mut waits = waits::of_drivers(&input.world);
+        waits.extend(resolution.waits.iter().cloned());
+        let no = input.status.plan.map(|plan| plan.no).unwrap_or_default().next();
+        Self {
+            input,
+            resolution,
+            memory: input.status.memory.clone(),
+            endpoints: input.context.endpoints.clone(),
+            claims: BTreeMap::new(),
+            components: BTreeMap::new(),
+            rejections: Vec::new(),
+            released: Vec::new(),
+            waits,
+            looks: Vec::new(),
+            steps: Steps::new(&input.uid, no, input.parent.as_ref()),
+            gone: false,
+        }
+    }
+
+    /// The declaration of a component, while the App is not leaving as a whole.
+    fn declared(&self, name: &ComponentName) -> Option<&'a Component> {
+        self.input.spec.components.get(name).filter(|_| !self.input.deleting)
+    }
+
+    fn off(&self) -> bool {
+        self.input.deleting || self.input.operations.power == Power::Off
+    }
+
+    /// Components declared, providers before their consumers, then those that left the declaration and are
+    /// still remembered or running.
+    pub(crate) fn in_order(&self) -> Vec<ComponentName> {
+        fn visit<'a>(
+            planner: &Planner<'a>,
+            name: &'a ComponentName,
+            done: &mut BTreeSet<&'a ComponentName>,
+            out: &mut Vec<ComponentName>,
+        ) {
+            if !done.insert(name) {
+                return;
+            }
+            if let Some(component) = planner.input.spec.components.get(name) {
+                for consume in component.consumes.values().filter(|consume| consume.from.app.is_none()) {
+                    if let Some((provider, _)) =
+                        planner.input.spec.components.get_key_value(&consume.from.component)
+                    {
+                        visit(planner, provider, done, out);
+                    }
+                }
+            }
+            out.push(name.clone());
+        }
+        let nodes = self.input.world.targets.values().filter_map(|view| view.node.present());
+        let running = nodes.flat_map(|node| node.instances.values().map(|it| &it.component));
+        let (mut done, mut out) = (BTreeSet::new(), Vec::new());
+        for name in self.input.spec.components.keys().chain(self.input.status.memory.keys()).chain(running) {
+            visit(self, name, &mut done, &mut out);
+        }
+        out
+    }
+
+    /// Gives every component with traffic its address, and makes its endpoints known to consumers.
+    pub(crate) fn allocate_addresses(&mut self) {
+        if self.input.deleting {
+            return;
+        }
+        let mut avoid = self.input.context.avoid.clone();
+        avoid.extend(self.memory.values().filter_map(|memory| memory.address));
+        for (name, component) in &self.input.spec.components {
+            let memory = self.memory.entry(name.clone()).or_default();
+            if is_routed(component) && memory.address.is_none() {
+                let ip = address::choose(&self.input.uid, name, &avoid);
+                avoid.insert(ip);
+                memory.address = Some(ip);
+                self.claims.insert(name.clone(), ip);
+            }
+            let address = memory.address;
+            let ready = Survey::take(&self.input.world, name, true, None).available() > 0;
+            for (endpoint, provide) in &component.provides {
+                let only = || component.ports.keys().next().cloned();
+                let from = EndpointRef { app: None, component: name.clone(), endpoint: endpoint.clone() };
+                let view = EndpointView {
+                    interface: provide.interface.clone(),
+                    address,
+                    ports: component.ports.clone(),
+                    port: provide.port.clone().or_else(only),
+                    data: provide.data.clone(),
+                    ready,
+                };
+                self.endpoints.insert(from, view);
+            }
+        }
+    }
+
+    fn router(&self) -> Option<&'a RouterView> {
+        self.input.world.targets.get(&self.input.context.target).and_then(|view| view.router.present())
+    }
+
+    /// Brings the router's table of addresses and routes to what is declared.
+    pub(crate) fn publish(&mut self) {
+        let (input, context) = (self.input, &self.input.context);
+        if let Some(apps) = &context.cycle {
+            let reason = Reason::RelationCycle { apps: apps.clone() };
+            self.waits.push(Wait::new(None, reason, PERSON_DEADLINE));
+        }
+        if input.deleting {
+            return;
+        }
+        let left = |name: &&ComponentName| !input.spec.components.contains_key(*name);
+        let leaving: Vec<ComponentName> =
+            self.memory.keys().filter(left).filter(|name| self.may_have_copies(name)).cloned().collect();
+        let (table, taken) = routing::table(&input.spec, &self.memory, &leaving, self.router(), context);
+        self.waits.extend(taken);
+        for (target, view) in &input.world.targets {
+            let here = *target == context.target;
+            let present = match &view.router {
+                Presence::Unknown => continue,
+                Presence::Absent => &Table::default(),
+                Presence::Present(router) => &router.table,
+            };
+            // The App moved away: its old table goes once nothing runs there any more.
+            let deserted = || view.node.present().is_some_and(|node| node.instances.is_empty());
+            if here && *present != table {
+                self.steps.publish(target, table.clone());
+            } else if !here && !present.is_empty() && deserted() {
+                self.steps.publish(target, Table::default());
+            }
+        }
+    }
+
+    fn may_have_copies(&self, name: &ComponentName) -> bool {
+        self.input.world.targets.values().any(|view| match &view.node {
+            Presence::Absent => false,
+            Presence::Unknown => true,
+            Presence::Present(node) => node.instances.values().any(|it| it.component == *name),
+        })
+    }
+
+    /// What a component works towards: what is declared, unless that was rejected or a pause holds it back.
+    fn goal(&self, name: &ComponentName) -> Option<Goal<'a>> {
+        let (input, context) = (self.input, &self.input.context);
+        let revision = self.resolution.components.get(name)?;
+        let source = self.resolution.number?;
+        let declared = revision.hash();
+        let memory = self.memory.get(name)?;
+        let older = memory.good.filter(|good| good.component != declared).and_then(|good| {
+            let kept = context.revisions.get(&good.revision)?.components.get(name)?;
+            Some((kept, good))
+        });
+        let lifted = input.operations.retry.get(name);
+        let is_rejected = |(id, it): &(&_, &RejectionRecord)| {
+            it.component == *name && it.revision == declared && lifted != Some(*id)
+        };
+        let rejection = context.rejections.iter().find(is_rejected);
+        let started = memory.rollout.as_ref().is_some_and(|rollout| rollout.to == declared);
+        match (older, rejection) {
+            (Some((revision, good)), rejection)
+                if rejection.is_some() || (input.operations.paused && !started) =>
+            {
+                let rejected =
+                    rejection.map(|(id, _)| Reason::Rejected { rejection: id.clone(), revision: declared });
+                Some(Goal { revision, hash: good.component, source: good.revision, declared, rejected })
+            }
+            _ => Some(Goal { revision, hash: declared, source, declared, rejected: None }),
+        }
+    }
+
+    fn subject(&self, name: &'a ComponentName) -> Subject<'a> {
+        let (input, context) = (self.input, &self.input.context);
+        let declared = self.declared(name);
+        let goal = declared.and_then(|_| self.goal(name));
+        let restarts = input.operations.restarts.get(name).copied().unwrap_or(0);
+        let bindings = match (declared, &goal) {
+            (Some(declared), Some(goal)) => {
+                bindings::resolve(name, declared, goal.revision, &self.endpoints, context, restarts)
+            }
+            _ => Err(Vec::new()),
+        };
+        let wanted = goal.as_ref().map(|goal| Wanted {
+            target: &context.target,
+            revision: goal.hash,
+            bindings: bindings.as_ref().ok().map(|bindings| bindings.hash),
+        });
+        let survey = Survey::take(&input.world, name, declared.is_some_and(is_routed), wanted);
+        let consumed =
+            || declared.into_iter().flat_map(|it| it.consumes.values().map(|consume| &consume.from));
+        let unready = consumed().filter(|from| self.endpoints.get(from).is_some_and(|it| !it.ready));
+        let rolling = |from: &&EndpointRef| {
+            let memory = self.memory.get(&from.component).filter(|_| from.app.is_none());
+            memory.and_then(|memory| memory.rollout.as_ref()).is_some_and(|rollout| rollout.failed.is_none())
+        };
+        let rolling_first = consumed().find(rolling).filter(|_| survey.has_live_stale());
+        let replicas = declared.map_or(0, Component::replicas);
+        Subject {
+            name,
+            declared,
+            goal,
+            replicas: input.operations.replicas.get(name).copied().unwrap_or(replicas),
+            unready: unready.cloned().collect(),
+            rolling_first: rolling_first.map(|from| from.component.clone()),
+            bindings,
+            survey,
+        }
+    }
+
+    /// Decides about one component.
+    pub(crate) fn component(&mut self, name: &'a ComponentName) {
+        let subject = self.subject(name);
+        let mut memory = self.memory.remove(name).unwrap_or_default();
+        let verdict = self.judge(&mut memory, &subject);
+        if let Verdict::Reject(evidence) = verdict {
+            let digest = subject.goal.as_ref().and_then(|goal| goal.revision.content.as_ref()?.digest());
+            let revision = subject.goal.as_ref().map(|goal| goal.declared);
+            self.rejections.extend(revision.map(|revision| RejectionRecord {
+                app: self.input.uid.clone(),
+                component: name.clone(),
+                revision,
+                digest,
+                evidence,
+            }));
+            self.record(&subject);
+            self.memory.insert(name.clone(), memory);
+            return;
+        }
+        let moves = self.moves(&memory, &subject);
+        let keep_stopped = subject.declared.is_some() && (self.off() || subject.goal.is_none());
+        let grace = subject.declared.map_or(Span::seconds(10), Component::grace);
+        self.steps.follow(name, &subject.survey, &moves, grace, keep_stopped);
+        self.create(&subject, &memory, &moves);
+        self.explain(&subject, &memory, &moves, &verdict);
+        self.looks.extend(waits::look(&subject.survey.copies));
+        if let Verdict::Rolling { look, .. } = verdict {
+            self.looks.extend(look);
+        }
+        self.record(&subject);
+        if subject.declared.is_some() || self.may_have_copies(name) {
+            self.memory.insert(name.clone(), memory);
+        } else {
+            self.released.extend(memory.address);
+        }
+    }
+
+    fn judge(&self, memory: &mut Memory, subject: &Subject<'_>) -> Verdict {
+        let (Some(declared), Some(goal), false) = (subject.declared, &subject.goal, self.off()) else {
+            memory.rollout = None;
+            return Verdict::Idle;
+        };
+        let gate = Gate {
+            wanted: Wanted {
+                target: &self.input.context.target,
+                revision: goal.hash,
+                bindings: subject.bindings.as_ref().ok().map(|bindings| bindings.hash),
+            },
+            source: goal.source,
+            declared: goal.declared,
+            replicas: subject.replicas,
+            update: &declared.update,
+            excused: !subject.unready.is_empty()
+                || subject.rolling_first.is_some()
+                || self.input.operations.paused
+                || self.input.context.cycle.is_some()
+                || subject.survey.blind,
+        };
+        rollout::advance(memory, &subject.survey, &gate)
+    }
+
+    fn moves(&self, memory: &Memory, subject: &Subject<'a>) -> Moves<'a> {
+        let Some(declared) = subject.declared else {
+            return replace::decide(&subject.survey, &self.retire_rules(subject), Cause::Retire, 0);
+        };
+        let halted = memory.rollout.as_ref().is_some_and(|rollout| rollout.failed.is_some())
+            && declared.update.on_failure == plimsoll_model::update::OnFailure::Halt;
+        let may_create = subject.bindings.is_ok()
+            && subject.unready.is_empty()
+            && !subject.survey.blind
+            && self.input.context.cycle.is_none();
+        let has_volumes = subject.goal.as_ref().is_some_and(|goal| !goal.revision.volumes.is_empty());
+        let rules = Rules {
+            budget: declared.update.budget(subject.replicas, has_volumes),
+            strategy: declared.update.strategy,
+            may_create,
+            may_replace: may_create
+                && !halted
+                && !self.input.operations.paused
+                && subject.rolling_first.is_none(),
+            retire_all: (self.off() || subject.replicas == 0).then(|| self.hold(subject)),
+        };
+        let before = self.input.status.components.get(subject.name).map_or(0, |it| it.desired);
+        replace::decide(&subject.survey, &rules, replace_cause(memory, subject), before)
+    }
+
+    fn retire_rules(&self, subject: &Subject<'_>) -> Rules {
+        Rules {
+            budget: Budget { replicas: 0, surge: 0, unavailable: 0 },
+            strategy: plimsoll_model::update::Strategy::Recreate,
+            may_create: false,
+            may_replace: false,
+            retire_all: Some(self.hold(subject)),
+        }
+    }
+
+    /// A component ends only after those that consume it: on the way down by the declaration, and when it left
+    /// the declaration, after every rollout that may still hold copies which knew it.
+    fn hold(&self, subject: &Subject<'_>) -> Hold {
+        let live = |name: &ComponentName| Survey::take(&self.input.world, name, false, None).live() > 0;
+        let consumes = |component: &Component| {
+            component.consumes.values().any(|it| it.from.app.is_none() && it.from.component == *subject.name)
+        };
+        let mut consumers = self.input.spec.components.iter().filter(|(_, component)| consumes(component));
+        let left = !self.input.spec.components.contains_key(subject.name);
+        let others_roll = || left && self.memory.values().any(|memory| memory.rollout.is_some());
+        if self.off() && consumers.any(|(name, _)| live(name)) || !self.off() && others_roll() {
+            Hold::Consumers
+        } else {
+            Hold::Free
+        }
+    }
+
+    fn create(&mut self, subject: &Subject<'_>, memory: &Memory, moves: &Moves<'_>) {
+        let (Some(goal), Ok(bindings)) = (&subject.goal, &subject.bindings) else { return };
+        if moves.create.is_empty() && moves.revive.is_empty() {
+            return;
+        }
+        match bindings.launch(goal.revision, memory.address, &self.input.context) {
+            Ok(launch) => {
+                let blueprint = Blueprint {
+                    target: &self.input.context.target,
+                    component: subject.name,
+                    revision: goal.revision,
+                    bindings: bindings.hash,
+                    launch,
+                };
+                self.steps.create(moves, &subject.survey, &blueprint);
+            }
+            Err(reason) => {
+                self.waits.push(Wait::new(Some(subject.name.clone()), reason, PERSON_DEADLINE));
+            }
+        }
+    }
+
+    /// Says why the component is not where it should be, if it is not.
+    fn explain(&mut self, subject: &Subject<'_>, memory: &Memory, moves: &Moves<'_>, verdict: &Verdict) {
+        let wait = |reason, deadline| Wait::new(Some(subject.name.clone()), reason, deadline);
+        self.waits.extend(waits::of_copies(subject.name, subject.declared, &subject.survey, moves));
+        let (Some(declared), false) = (subject.declared, self.off()) else { return };
+        let deadline = declared.update.deadline();
+        if let Err(missing) = &subject.bindings {
+            self.waits.extend(missing.iter().map(|reason| wait(reason.clone(), PERSON_DEADLINE)));
+        }
+        let in_place = count(subject.survey.fresh().filter(|copy| copy.is_live())) >= subject.replicas;
+        if !in_place || subject.survey.has_live_stale() {
+            let unready = subject.unready.iter().cloned();
+            self.waits.extend(unready.map(|from| wait(Reason::ProviderNotReady { from }, deadline)));
+        }
+        if let Some(provider) = &subject.rolling_first {
+            let reason = Reason::ProviderRolling { provider: provider.clone() };
+            self.waits.push(wait(reason, deadline.plus(deadline)));
+        }
+        let goal = subject.goal.as_ref();
+        let held_back = goal.is_some_and(|goal| goal.hash != goal.declared && goal.rejected.is_none());
+        if self.input.operations.paused && (subject.survey.has_live_stale() || held_back) {
+            self.waits.push(wait(Reason::Paused, Span::seconds(7 * 86_400)));
+        }
+        self.waits
+            .extend(goal.and_then(|goal| goal.rejected.clone()).map(|reason| wait(reason, PERSON_DEADLINE)));
+        if let Some(verdict) = memory.rollout.as_ref().and_then(|rollout| rollout.failed.clone()) {
+            self.waits.push(wait(Reason::GateFailed { verdict }, PERSON_DEADLINE));
+        } else if matches!(verdict, Verdict::Rolling { soaking: true, .. }) {
+            self.waits.push(wait(Reason::Soaking, declared.update.soak().plus(deadline)));
+        }
+    }
+
+    /// What people want to see of the component.
+    fn record(&mut self, subject: &Subject<'_>) {
+        let survey = &subject.survey;
+        if subject.declared.is_none() && survey.copies.is_empty() {
+            return;
+        }
+        let serving = survey.fresh().filter(|copy| survey.is_available(copy));
+        let instances = survey.copies.iter().map(|copy| InstanceStatus {
+            id: copy.id.clone(),
+            slot: copy.slot(),
+            target: copy.target.clone(),
+            revision: copy.instance.revision,
+            state: (&copy.instance.phase).into(),
+            restarts: copy.instance.restarts,
+        });
+        let status = ComponentStatus {
+            desired: if self.off() { 0 } else { subject.replicas },
+            ready: count(serving),
+            available: survey.available(),
+            revision: subject.goal.as_ref().map(|goal| goal.hash),
+            instances: instances.collect(),
+        };
+        self.components.insert(subject.name.clone(), status);
+    }
+
+    /// Members without an instance go; and when the App leaves, its table and then its volumes.
+    pub(crate) fn expel_and_close(&mut self) {
+        self.steps.expel_lost(&self.input.world);
+        if !self.input.deleting || !self.steps.is_empty() {
+            return;
+        }
+        let mut left = false;
+        for (target, view) in &self.input.world.targets {
+            match (&view.node, &view.router) {
+                (Presence::Unknown, _) | (_, Presence::Unknown) => left = true,
+                (Presence::Present(node), _) if !node.instances.is_empty() => left = true,
+                (_, Presence::Present(router)) if !router.table.is_empty() => {
+                    self.steps.publish(target, Table::default());
+                    left = true;
+                }
+                (Presence::Present(node), _) if !node.closed => {
+                    self.steps.close(target);
+                    left = true;
+                }
+                _ => {}
+            }
+        }
+        self.gone = !left;
+    }
+
+    pub(crate) fn finish(mut self) -> Decision {
+        let steps = self.steps.into_vec();
+        self.waits.sort();
+        self.waits.dedup();
+        Decision {
+            course: course(self.input, self.resolution.number.unwrap_or_default(), steps),
+            memory: self.memory,
+            components: self.components,
+            revision: self.resolution.number,
+            new_revision: self.resolution.new.clone(),
+            rejections: self.rejections,
+            claims: self.claims,
+            released: self.released,
+            waits: self.waits,
+            next_look: self.looks.into_iter().min(),
+            gone: self.gone,
+        }
+    }
+}
+
+fn replace_cause(memory: &Memory, subject: &Subject<'_>) -> Cause {
+    match &subject.goal {
+        Some(goal) if goal.rejected.is_some() => Cause::Rollback,
+        _ if memory.rollout.is_some() => Cause::Rollout,
+        _ => Cause::Heal,
+    }
+}
+
+/// A plan whose steps are all part of the current plan is that plan, still under way.
+fn course(input: &Input, revision: RevisionNo, steps: Vec<Step>) -> Course {
+    if steps.is_empty() {
+        return Course::Rest;
+    }
+    if let Some(parent) = &input.parent {
+        let known =
+            |step: &Step| parent.steps.iter().any(|it| it.target == step.target && it.action == step.action);
+        if parent.revision == revision && steps.iter().all(known) {
+            return Course::Continue(steps);
+        }
+    }
+    let scopes: BTreeSet<Scope> = steps.iter().map(Step::scope).collect();
+    let seen = scopes.into_iter().filter_map(|scope| {
+        let effects = match &scope {
+            Scope::Node(target) => input.world.targets.get(target)?.node.present()?.effects,
+            Scope::Router(target) => input
+                .world
+                .targets
+                .get(target)?
+                .router
+                .present()
+                .map(|router| router.effects)
+                .unwrap_or_default(),
+        };
+        Some((scope, effects))
+    });
+    Course::Adopt(Box::new(Plan {
+        app: input.uid.clone(),
+        key: input.key.clone(),
+        no: input.status.plan.map(|plan| plan.no).unwrap_or_default().next(),
+        parent: input.status.plan.map(|plan| plan.hash),
+        generation: input.generation,
+        revision,
+        seen: seen.collect(),
+        steps,
+        deviation: None,
+    }))
+}

@@ -1,0 +1,162 @@
+//! The rollout of one component: what is worked towards, whether the gate has passed or failed.
+//!
+//! ```text
+//!            revision or bindings differ           every copy ready for the soak time
+//!   (none) ─────────────────────────────▶ rolling ─────────────────────────────────▶ (none), good
+//!                                            │ clock passes the deadline
+//!                    nothing older was good, │ or onFailure: halt      otherwise
+//!                          failed ◀──────────┴───────────────────────▶ (none) + Rejection
+//!                            │ every copy ready for the soak time
+//!                            └──────────────────────────────────────▶ (none), good
+//! ```
+//!
+//! The clock counts the time in which a new copy is not ready through its own fault. It runs on the node's
+//! clock, stands while a provider, a node, the router or a disk is to blame, and starts again at zero with
+//! every further copy that becomes ready.
+
+use plimsoll_model::id::{ComponentHash, RevisionNo};
+use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::Evidence;
+use plimsoll_model::status::{Clock, Good, Memory, Rollout};
+use plimsoll_model::update::{OnFailure, Update};
+use plimsoll_model::world::{Exit, Phase};
+
+use crate::survey::{Copy, Survey, Wanted, count};
+
+/// What a rollout needs to know of its component.
+pub(crate) struct Gate<'a> {
+    pub(crate) wanted: Wanted<'a>,
+    /// The App revision that holds the wanted component revision.
+    pub(crate) source: RevisionNo,
+    /// The revision declared; differs from the wanted one after a rollback.
+    pub(crate) declared: ComponentHash,
+    pub(crate) replicas: u32,
+    pub(crate) update: &'a Update,
+    /// Something outside of the component is to blame for whatever it does now.
+    pub(crate) excused: bool,
+}
+
+/// What became of the rollout at this look.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// No rollout is under way.
+    Idle,
+    /// Under way; look again after this time at the latest.
+    Rolling { look: Option<Span>, soaking: bool },
+    /// The revision failed and is to be rejected with this evidence.
+    Reject(Evidence),
+}
+
+/// Carries the memory of a component's rollout forward by one look.
+pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>) -> Verdict {
+    let Some(bindings) = gate.wanted.bindings else { return stand_still(memory, survey) };
+    if gate.replicas == 0 {
+        memory.rollout = None;
+        return Verdict::Idle;
+    }
+    let is_good = memory.good.is_some_and(|good| good.component == gate.wanted.revision);
+    let under_way = memory.rollout.take();
+    if is_good && under_way.is_none() && !survey.has_live_stale() {
+        return Verdict::Idle;
+    }
+    let same = |it: &Rollout| it.to == gate.wanted.revision && it.bindings == bindings;
+    let mut rollout = under_way.filter(same).unwrap_or_else(|| Rollout {
+        to: gate.wanted.revision,
+        bindings,
+        best: 0,
+        clock: Clock::ZERO,
+        failed: None,
+    });
+
+    let ready = count(survey.fresh().filter(|copy| copy.instance.is_ready()));
+    if ready > rollout.best {
+        rollout.best = ready;
+        rollout.clock = Clock::ZERO;
+    }
+    let soak = soak_left(survey, gate);
+    if soak == Some(Span::ZERO) {
+        memory.good = Some(Good { component: gate.wanted.revision, revision: gate.source });
+        return Verdict::Idle;
+    }
+    let limit = tick(&mut rollout.clock, survey, gate);
+    let clock_look = match &rollout.clock {
+        Clock::Running { .. } => Some(limit.minus(rollout.clock.reading(survey.now))),
+        Clock::Stopped { .. } => None,
+    };
+    let verdict = if gate.excused { None } else { own_fault(&rollout.clock, limit, survey) };
+    if let (Some(verdict), None) = (verdict, &rollout.failed) {
+        let rollback_to = memory.good.filter(|good| good.component != gate.wanted.revision);
+        let may_reject = gate.declared == gate.wanted.revision && rollback_to.is_some();
+        if may_reject && gate.update.on_failure == OnFailure::Rollback {
+            return Verdict::Reject(evidence(verdict, survey));
+        }
+        rollout.failed = Some(verdict);
+    }
+    let look = match (&rollout.failed, clock_look, soak) {
+        (None, Some(clock), Some(soak)) => Some(clock.min(soak)),
+        (None, clock, soak) => clock.or(soak),
+        (Some(_), _, soak) => soak,
+    };
+    memory.rollout = Some(rollout);
+    Verdict::Rolling { look, soaking: soak.is_some() }
+}
+
+/// Without bindings nothing can be said of the rollout; its clock stands.
+fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
+    match &mut memory.rollout {
+        None => Verdict::Idle,
+        Some(rollout) => {
+            rollout.clock = Clock::Stopped { spent: rollout.clock.reading(survey.now) };
+            Verdict::Rolling { look: None, soaking: false }
+        }
+    }
+}
+
+/// Time until every copy has been ready for the soak time; `None` while one is missing, unready or old.
+fn soak_left(survey: &Survey<'_>, gate: &Gate<'_>) -> Option<Span> {
+    let in_place = |copy: &&Copy<'_>| copy.slot().0 < gate.replicas && survey.is_available(copy);
+    let ready: Vec<Span> =
+        survey.fresh().filter(in_place).filter_map(|copy| copy.instance.ready_for()).collect();
+    let complete = count(ready.iter()) >= gate.replicas && !survey.has_live_stale() && !survey.blind;
+    let youngest = ready.into_iter().min()?;
+    complete.then(|| gate.update.soak().minus(youngest))
+}
+
+/// Starts or stops the clock and returns the reading at which the gate fails.
+fn tick(clock: &mut Clock, survey: &Survey<'_>, gate: &Gate<'_>) -> Span {
+    let unready = survey.fresh().any(|copy| copy.is_live() && !copy.instance.is_ready());
+    let flapped = survey.fresh().any(|copy| copy.instance.unready_count > 0);
+    let runs = !gate.excused && !survey.blind && !survey.has_blocked() && (unready || flapped);
+    match (&*clock, runs, survey.now) {
+        (Clock::Running { from, .. }, true, Some(now)) if from.boot == now.boot => {}
+        (_, true, Some(now)) => {
+            *clock = Clock::Running { spent: clock.reading(Some(now)), from: now.clone() }
+        }
+        (Clock::Running { .. }, _, now) => *clock = Clock::Stopped { spent: clock.reading(now) },
+        (Clock::Stopped { .. }, _, _) => {}
+    }
+    // A copy that flapped is given the soak time on top, so that it can still pass.
+    if unready { gate.update.deadline() } else { gate.update.deadline().plus(gate.update.soak()) }
+}
+
+/// Why the gate has failed, if it has.
+fn own_fault(clock: &Clock, limit: Span, survey: &Survey<'_>) -> Option<String> {
+    let broken = survey.fresh().find_map(|copy| match (copy.instance.phase, copy.instance.last_exit) {
+        (Phase::Backoff { .. }, Some(exit @ Exit::Exec(_))) => Some(format!("{} {exit}", copy.id)),
+        _ => None,
+    });
+    let late = matches!(clock, Clock::Running { .. }) && clock.reading(survey.now) >= limit;
+    broken.or_else(|| late.then(|| format!("not ready within {limit}")))
+}
+
+/// What is known of the worst new copy.
+fn evidence(verdict: String, survey: &Survey<'_>) -> Evidence {
+    let worst =
+        survey.fresh().filter(|copy| !copy.instance.is_ready()).max_by_key(|copy| copy.instance.restarts);
+    Evidence {
+        verdict,
+        probe: worst.and_then(|copy| copy.instance.probe.clone()),
+        exit: worst.and_then(|copy| copy.instance.last_exit),
+        log: Vec::new(),
+    }
+}

@@ -1,0 +1,73 @@
+//! Traffic: the table of addresses and routes, and which copies share each component's traffic.
+
+use std::collections::BTreeMap;
+
+use plimsoll_model::AppSpec;
+use plimsoll_model::app::Component;
+use plimsoll_model::id::ComponentName;
+use plimsoll_model::status::Memory;
+use plimsoll_model::step::{Service, Table, TableRoute};
+use plimsoll_model::template::{self, Part};
+use plimsoll_model::wait::{Reason, Wait};
+use plimsoll_model::world::RouterView;
+
+use crate::input::Context;
+use crate::resolve::PERSON_DEADLINE;
+
+/// Whether the router shares out a component's traffic: it is consumed or routed to.
+pub(crate) fn is_routed(component: &Component) -> bool {
+    !component.provides.is_empty() || !component.routes.is_empty()
+}
+
+/// The table an App should have, and the waits of routes that another App holds.
+pub(crate) fn table(
+    spec: &AppSpec,
+    memory: &BTreeMap<ComponentName, Memory>,
+    leaving: &[ComponentName],
+    present: Option<&RouterView>,
+    context: &Context,
+) -> (Table, Vec<Wait>) {
+    let mut table = Table::default();
+    let mut waits = Vec::new();
+    for (name, component) in spec.components.iter().filter(|(_, component)| is_routed(component)) {
+        let Some(ip) = memory.get(name).and_then(|memory| memory.address) else { continue };
+        table.services.insert(name.clone(), Service { ip, ports: component.ports.clone() });
+        for route in &component.routes {
+            let host = host(&route.host, ip, component);
+            match context.taken.get(&(host.clone(), route.path.clone())) {
+                Some(by) => {
+                    let reason =
+                        Reason::RouteTaken { route: format!("{host}{}", route.path), by: by.clone() };
+                    waits.push(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE));
+                }
+                None => table.routes.push(TableRoute {
+                    host,
+                    path: route.path.clone(),
+                    tls: route.tls,
+                    component: name.clone(),
+                    port: route.port.clone(),
+                }),
+            }
+        }
+    }
+    // A component that left the declaration keeps its address until its last copy is gone: others may
+    // still be using it.
+    for name in leaving {
+        if let Some(service) = present.and_then(|router| router.table.services.get(name)) {
+            table.services.insert(name.clone(), service.clone());
+        }
+    }
+    (table, waits)
+}
+
+/// A route's host with `${host}` and `${port:…}` filled in.
+fn host(text: &str, ip: std::net::Ipv4Addr, component: &Component) -> String {
+    let parts = template::parse(text).unwrap_or_default();
+    let fill = |part: Part| match part {
+        Part::Text(text) => text,
+        Part::Host => ip.to_string(),
+        Part::Port(name) => component.ports.get(&name).map(ToString::to_string).unwrap_or_default(),
+        Part::Secret(_) | Part::Relation(..) => String::new(),
+    };
+    parts.into_iter().map(fill).collect()
+}

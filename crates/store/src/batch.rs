@@ -1,0 +1,154 @@
+//! Writes that happen together or not at all, each with its precondition.
+
+use plimsoll_model::id::Uid;
+use plimsoll_model::object::{Generation, Metadata, Observed, Timestamp};
+use plimsoll_model::{Kind, Object, ObjectKey, Revision};
+use serde::Serialize;
+
+use crate::backend::{KindName, Row};
+
+/// What must be true of an object for a write to happen. There is no third choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precondition {
+    /// It does not exist.
+    Absent,
+    /// It exists at this revision.
+    At(Revision),
+}
+
+/// One write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// The row as it is to be. The backend sets its revision.
+    Put {
+        /// Kind of the object.
+        kind: KindName,
+        /// The row.
+        row: Box<Row>,
+        /// Its precondition.
+        when: Precondition,
+    },
+    /// The object is to go.
+    Delete {
+        /// Kind of the object.
+        kind: KindName,
+        /// The object.
+        key: ObjectKey,
+        /// The revision at which it is deleted.
+        at: Revision,
+    },
+}
+
+/// Writes that happen together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The writes, in order.
+    pub writes: Vec<Write>,
+}
+
+/// A new object, before the store has given it a revision.
+#[derive(Debug, Clone)]
+pub struct New<K: Kind> {
+    /// Its identity.
+    pub uid: Uid,
+    /// Its name.
+    pub key: ObjectKey,
+    /// The object it is a record of.
+    pub owner: Option<Uid>,
+    /// When.
+    pub at: Timestamp,
+    /// What it declares or records.
+    pub spec: K::Spec,
+    /// What verbs say of it.
+    pub operations: K::Operations,
+}
+
+impl Batch {
+    /// A batch without writes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// True when there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Creates an object; refused if one of that name exists.
+    #[must_use]
+    pub fn create<K: Kind>(mut self, new: New<K>) -> Self {
+        let meta = Metadata {
+            uid: new.uid,
+            key: new.key,
+            owner: new.owner,
+            labels: std::collections::BTreeMap::new(),
+            created: new.at,
+            deleting: None,
+            revision: Revision(0),
+            generation: Generation(1),
+        };
+        let object = Object::<K> { meta, spec: new.spec, operations: new.operations, status: None };
+        self.put(&object, Precondition::Absent);
+        self
+    }
+
+    /// Changes what is declared. The generation grows if that is a change at all; if not, nothing is written.
+    #[must_use]
+    pub fn declare<K: Kind>(mut self, old: &Object<K>, spec: K::Spec, operations: K::Operations) -> Self {
+        if old.spec == spec && old.operations == operations {
+            return self;
+        }
+        let mut object = Object::<K> { spec, operations, ..old.clone() };
+        object.meta.generation = Generation(old.meta.generation.0 + 1);
+        self.put(&object, Precondition::At(old.meta.revision));
+        self
+    }
+
+    /// Marks an object for deletion; its reconciler takes it apart and then deletes it.
+    #[must_use]
+    pub fn mark_deleting<K: Kind>(mut self, old: &Object<K>, at: Timestamp) -> Self {
+        if old.meta.deleting.is_some() {
+            return self;
+        }
+        let mut object = old.clone();
+        object.meta.deleting = Some(at);
+        object.meta.generation = Generation(old.meta.generation.0 + 1);
+        self.put(&object, Precondition::At(old.meta.revision));
+        self
+    }
+
+    /// Writes the status of the declaration that `old` holds.
+    #[must_use]
+    pub fn report<K: Kind>(mut self, old: &Object<K>, status: K::Status, at: Timestamp) -> Self {
+        let status = Some(Observed { of: old.meta.generation, at, value: status });
+        let object = Object::<K> { status, ..old.clone() };
+        self.put(&object, Precondition::At(old.meta.revision));
+        self
+    }
+
+    /// Deletes an object as it was read.
+    #[must_use]
+    pub fn delete<K: Kind>(mut self, old: &Object<K>) -> Self {
+        self.writes.push(Write::Delete {
+            kind: KindName(K::PLURAL),
+            key: old.meta.key.clone(),
+            at: old.meta.revision,
+        });
+        self
+    }
+
+    fn put<K: Kind>(&mut self, object: &Object<K>, when: Precondition) {
+        let row = Row {
+            meta: object.meta.clone(),
+            spec: encode(&object.spec),
+            operations: encode(&object.operations),
+            status: object.status.as_ref().map(encode),
+        };
+        self.writes.push(Write::Put { kind: KindName(K::PLURAL), row: Box::new(row), when });
+    }
+}
+
+/// JSON text of a value of the model.
+fn encode<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("model types always serialise to JSON")
+}

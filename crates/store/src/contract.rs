@@ -1,0 +1,201 @@
+//! What every store must do, as a suite that each implementation runs.
+//!
+//! The functions panic with a sentence when the contract is broken; they are meant to be called from tests.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use plimsoll_model::id::{ProjectName, Uid};
+use plimsoll_model::kind::{ProjectSpec, Target, TargetSpec};
+use plimsoll_model::object::{Generation, Timestamp};
+use plimsoll_model::operations::{Operations, Power};
+use plimsoll_model::{App, AppSpec, Object, ObjectKey, Project};
+
+use crate::{Batch, ChangeKind, New, Query, Scope, Store, StoreError};
+
+/// Runs every check, each on a store of its own.
+pub async fn every(make: impl Fn() -> Store) {
+    writes_have_preconditions(make()).await;
+    generations_follow_declarations(make()).await;
+    batches_are_whole(make()).await;
+    scopes_hide(make()).await;
+    lists_are_ordered_and_paged(make()).await;
+    watches_follow_commits(make()).await;
+}
+
+fn app_key(project: &str, name: &str) -> ObjectKey {
+    let project: ProjectName = project.parse().expect("a valid project name");
+    ObjectKey::in_project(project, name.parse().expect("a valid name"))
+}
+
+fn new_app(project: &str, name: &str) -> New<App> {
+    New {
+        uid: format!("uid-{project}-{name}").parse().expect("a valid uid"),
+        key: app_key(project, name),
+        owner: None,
+        at: Timestamp(1),
+        spec: AppSpec::default(),
+        operations: Operations::default(),
+    }
+}
+
+async fn read(store: &Store, project: &str, name: &str) -> Object<App> {
+    let found = store.get::<App>(&Scope::All, &app_key(project, name)).await.expect("a read");
+    found.expect("the object was created")
+}
+
+fn stopped() -> Operations {
+    Operations { power: Power::Off, ..Operations::default() }
+}
+
+async fn writes_have_preconditions(store: Store) {
+    store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await.expect("a first create");
+    let again = store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await;
+    assert!(matches!(again, Err(StoreError::Conflict { .. })), "a second create must be refused: {again:?}");
+    let old = read(&store, "p", "a").await;
+    let change = |old: &Object<App>| Batch::new().declare(old, AppSpec::default(), stopped());
+    store.commit(&Scope::All, change(&old)).await.expect("a change of what was read");
+    let stale = store.commit(&Scope::All, change(&old)).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "a change of an older read must be refused");
+    let stale = store.commit(&Scope::All, Batch::new().delete(&old)).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "a deletion of an older read must be refused");
+    let now = read(&store, "p", "a").await;
+    assert_eq!(now.operations, stopped(), "what was written is read");
+    store.commit(&Scope::All, Batch::new().delete(&now)).await.expect("a deletion of what was read");
+    let gone = store.get::<App>(&Scope::All, &app_key("p", "a")).await.expect("a read");
+    assert!(gone.is_none(), "what was deleted is gone");
+}
+
+async fn generations_follow_declarations(store: Store) {
+    store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await.expect("a create");
+    let first = read(&store, "p", "a").await;
+    assert_eq!(first.meta.generation, Generation(1), "a new object has generation 1");
+    let status = Batch::new().report(&first, plimsoll_model::status::AppStatus::default(), Timestamp(2));
+    store.commit(&Scope::All, status).await.expect("a status");
+    let second = read(&store, "p", "a").await;
+    assert_eq!(second.meta.generation, Generation(1), "a status leaves the generation alone");
+    assert_ne!(second.meta.revision, first.meta.revision, "every write changes the revision");
+    assert_eq!(
+        second.status.as_ref().map(|it| it.of),
+        Some(Generation(1)),
+        "a status says what it speaks of"
+    );
+    store
+        .commit(&Scope::All, Batch::new().declare(&second, AppSpec::default(), stopped()))
+        .await
+        .expect("a change");
+    let third = read(&store, "p", "a").await;
+    assert_eq!(third.meta.generation, Generation(2), "a change of the declaration raises the generation");
+    assert!(third.status.is_some(), "a change of the declaration keeps the status");
+    store
+        .commit(&Scope::All, Batch::new().declare(&third, AppSpec::default(), stopped()))
+        .await
+        .expect("no change");
+    assert_eq!(read(&store, "p", "a").await, third, "declaring the same writes nothing");
+    store.commit(&Scope::All, Batch::new().mark_deleting(&third, Timestamp(9))).await.expect("a mark");
+    let marked = read(&store, "p", "a").await;
+    assert_eq!((marked.meta.deleting, marked.meta.generation), (Some(Timestamp(9)), Generation(3)));
+}
+
+async fn batches_are_whole(store: Store) {
+    store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await.expect("a create");
+    let batch = Batch::new().create(new_app("p", "b")).create(new_app("p", "a"));
+    assert!(store.commit(&Scope::All, batch).await.is_err(), "one refused write refuses the batch");
+    let none = store.get::<App>(&Scope::All, &app_key("p", "b")).await.expect("a read");
+    assert!(none.is_none(), "nothing of a refused batch is written");
+}
+
+async fn scopes_hide(store: Store) {
+    let batch = Batch::new().create(new_app("p", "a")).create(new_app("q", "a"));
+    store.commit(&Scope::All, batch).await.expect("a create");
+    let only_p = Scope::project("p".parse().expect("a valid project name"));
+    assert!(store.get::<App>(&only_p, &app_key("p", "a")).await.expect("a read").is_some());
+    assert!(store.get::<App>(&only_p, &app_key("q", "a")).await.expect("a read").is_none());
+    let seen = store.list::<App>(&only_p, &Query::default()).await.expect("a list");
+    assert_eq!(seen.len(), 1, "a list shows the scope's objects only");
+    let foreign = store.commit(&only_p, Batch::new().create(new_app("q", "b"))).await;
+    assert!(matches!(foreign, Err(StoreError::OutOfScope { .. })), "a write out of scope is refused");
+    let nothing = Scope::Projects(std::collections::BTreeSet::new());
+    assert!(store.list::<App>(&nothing, &Query::default()).await.expect("a list").is_empty());
+    let target = New::<Target> {
+        uid: "t".parse().expect("a valid uid"),
+        key: ObjectKey::of_installation("local".parse().expect("a valid name")),
+        owner: None,
+        at: Timestamp(1),
+        spec: TargetSpec::local(),
+        operations: (),
+    };
+    store.commit(&Scope::All, Batch::new().create(target)).await.expect("a create");
+    assert!(store.list::<Target>(&only_p, &Query::default()).await.expect("a list").is_empty());
+    assert_eq!(store.list::<Target>(&Scope::All, &Query::default()).await.expect("a list").len(), 1);
+}
+
+async fn lists_are_ordered_and_paged(store: Store) {
+    let owner: Uid = "owner".parse().expect("a valid uid");
+    for (project, name) in [("q", "a"), ("p", "c"), ("p", "a"), ("p", "b")] {
+        let mut new = new_app(project, name);
+        new.owner = (name != "c").then(|| owner.clone());
+        store.commit(&Scope::All, Batch::new().create(new)).await.expect("a create");
+    }
+    let names = |objects: &[Object<App>]| -> Vec<String> {
+        objects.iter().map(|object| object.meta.key.to_string()).collect()
+    };
+    let all = store.list::<App>(&Scope::All, &Query::default()).await.expect("a list");
+    assert_eq!(names(&all), ["p/a", "p/b", "p/c", "q/a"], "lists are ordered by project and name");
+    let owned = store.list::<App>(&Scope::All, &Query::owned_by(owner)).await.expect("a list");
+    assert_eq!(names(&owned), ["p/a", "p/b", "q/a"], "lists can be restricted to an owner's records");
+    let mut query = Query { limit: 3, ..Query::default() };
+    let (page, more, _) = store.page::<App>(&Scope::All, &query).await.expect("a page");
+    assert_eq!((names(&page).len(), more), (3, true));
+    query.after = page.last().map(|object| object.meta.key.clone());
+    let (page, more, _) = store.page::<App>(&Scope::All, &query).await.expect("a page");
+    assert_eq!(
+        (names(&page), more),
+        (vec!["q/a".to_owned()], false),
+        "the next page goes on where one ended"
+    );
+    let labelled =
+        Query { labels: BTreeMap::from([("x".parse().expect("a key"), "y".into())]), ..Query::default() };
+    assert!(store.list::<App>(&Scope::All, &labelled).await.expect("a list").is_empty());
+}
+
+async fn watches_follow_commits(store: Store) {
+    let (_, _, token) = store.page::<App>(&Scope::All, &Query::default()).await.expect("a page");
+    let only_p = Scope::project("p".parse().expect("a valid project name"));
+    let mut early = store.watch::<App>(&only_p, Some(token)).expect("a watch");
+    let project = New::<Project> {
+        uid: "project".parse().expect("a valid uid"),
+        key: ObjectKey::of_installation("p".parse().expect("a valid name")),
+        owner: None,
+        at: Timestamp(1),
+        spec: ProjectSpec::default(),
+        operations: (),
+    };
+    store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await.expect("a create");
+    store.commit(&Scope::All, Batch::new().create(project)).await.expect("a create");
+    store.commit(&Scope::All, Batch::new().create(new_app("q", "a"))).await.expect("a create");
+    let a = read(&store, "p", "a").await;
+    store
+        .commit(&Scope::All, Batch::new().declare(&a, AppSpec::default(), stopped()))
+        .await
+        .expect("a change");
+    let a = read(&store, "p", "a").await;
+    store.commit(&Scope::All, Batch::new().delete(&a)).await.expect("a deletion");
+    let mut resume = None;
+    for expected in ["put", "put", "deleted"] {
+        let change = early.next().await.expect("a watch does not end").expect("a change");
+        assert_eq!(change.key, app_key("p", "a"), "a watch shows its kind and scope only");
+        let kind = match change.kind {
+            ChangeKind::Put(_) => "put",
+            ChangeKind::Deleted(_) => "deleted",
+        };
+        assert_eq!(kind, expected, "changes come in commit order");
+        resume.get_or_insert(change.token);
+    }
+    let mut late = store.watch::<App>(&only_p, resume).expect("a watch");
+    let change = late.next().await.expect("a watch does not end").expect("a change");
+    assert!(
+        matches!(change.kind, ChangeKind::Put(row) if row.meta.generation == Generation(2)),
+        "a resumed watch goes on after its token"
+    );
+}

@@ -1,0 +1,77 @@
+//! The kinds of the model on top of a backend.
+
+use std::sync::Arc;
+
+use plimsoll_model::{Kind, Object, ObjectKey};
+use serde::de::DeserializeOwned;
+
+use crate::backend::{Backend, KindName, Query, ResumeToken, Row, Watch};
+use crate::batch::Batch;
+use crate::error::StoreError;
+use crate::scope::Scope;
+
+/// A store of typed objects. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+}
+
+impl Store {
+    /// Typed access to a backend.
+    pub fn new(backend: impl Backend) -> Self {
+        Self { backend: Arc::new(backend) }
+    }
+
+    /// One object by name.
+    pub async fn get<K: Kind>(
+        &self,
+        scope: &Scope,
+        key: &ObjectKey,
+    ) -> Result<Option<Object<K>>, StoreError> {
+        self.backend.get(scope, KindName(K::PLURAL), key).await?.map(decode).transpose()
+    }
+
+    /// All objects that a query admits, in order of project and name.
+    pub async fn list<K: Kind>(&self, scope: &Scope, query: &Query) -> Result<Vec<Object<K>>, StoreError> {
+        Ok(self.page(scope, query).await?.0)
+    }
+
+    /// One page of objects, whether more follow, and where a watch continues from.
+    pub async fn page<K: Kind>(
+        &self,
+        scope: &Scope,
+        query: &Query,
+    ) -> Result<(Vec<Object<K>>, bool, ResumeToken), StoreError> {
+        let page = self.backend.list(scope, KindName(K::PLURAL), query).await?;
+        let objects = page.rows.into_iter().map(decode).collect::<Result<_, _>>()?;
+        Ok((objects, page.more, page.token))
+    }
+
+    /// Writes a whole batch or nothing of it.
+    pub async fn commit(&self, scope: &Scope, batch: Batch) -> Result<(), StoreError> {
+        if batch.is_empty() { Ok(()) } else { self.backend.commit(scope, batch).await }
+    }
+
+    /// Changes of a kind in commit order.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] when the changes since the token are not kept any more.
+    pub fn watch<K: Kind>(&self, scope: &Scope, from: Option<ResumeToken>) -> Result<Watch, StoreError> {
+        self.backend.watch(scope, KindName(K::PLURAL), from)
+    }
+}
+
+fn decode<K: Kind>(row: Row) -> Result<Object<K>, StoreError> {
+    let corrupt =
+        |source| StoreError::Corrupt { kind: KindName(K::PLURAL), key: row.meta.key.clone(), source };
+    Ok(Object {
+        spec: json(&row.spec).map_err(corrupt)?,
+        operations: json(&row.operations).map_err(corrupt)?,
+        status: row.status.as_deref().map(json).transpose().map_err(corrupt)?,
+        meta: row.meta,
+    })
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(text)
+}
