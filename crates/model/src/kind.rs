@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::AppSpec;
-use crate::id::{ComponentName, KeyName, RuntimeName, TargetName, Uid};
-use crate::object::{Kind, KindScope};
+use crate::id::{KeyName, RuntimeName, TargetName, Uid};
+use crate::object::{Kind, KindScope, ObjectKey};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
 use crate::status::AppStatus;
@@ -159,6 +159,6 @@ pub struct TokenSpec {
 pub struct ClaimSpec {
     /// The App.
     pub app: Uid,
-    /// Its component.
-    pub component: ComponentName,
+    /// Its project and name, for whoever finds it taken.
+    pub key: ObjectKey,
 }

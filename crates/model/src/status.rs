@@ -1,11 +1,12 @@
 //! Status of an App: what the planner must remember, and what people want to see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    BindingsHash, ComponentHash, ComponentName, InstanceId, PlanHash, PlanNo, RevisionNo, Slot, TargetName,
+    BindingsHash, ComponentHash, ComponentName, InstanceId, ObjectName, PlanHash, PlanNo, RevisionNo, Slot,
+    TargetName,
 };
 use crate::object::Timestamp;
 use crate::quantity::Span;
@@ -26,6 +27,9 @@ pub struct AppStatus {
     /// Targets that may still hold something of the App.
     #[serde(default)]
     pub targets: Vec<TargetName>,
+    /// Names of the Claims it holds.
+    #[serde(default)]
+    pub claims: BTreeSet<ObjectName>,
     /// What people want to see of each component.
     #[serde(default)]
     pub components: BTreeMap<ComponentName, ComponentStatus>,

@@ -31,4 +31,4 @@ mod waits;
 
 pub use decide::{Course, Decision, decide};
 pub use input::{Context, EndpointView, Input, SecretView};
-pub use path::{Path, path};
+pub use path::{Path, empty_world, path};

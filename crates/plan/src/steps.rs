@@ -76,7 +76,7 @@ impl<'a> Steps<'a> {
     /// New copies, and stopped ones that are started again under their old id.
     pub(crate) fn create(&mut self, moves: &Moves<'_>, survey: &Survey<'_>, blueprint: &Blueprint<'_>) {
         let revision = blueprint.revision.hash();
-        let mut push = |this: &mut Self, instance: InstanceId, slot: Slot, cause: Cause| {
+        let push = |this: &mut Self, instance: InstanceId, slot: Slot, cause: Cause| {
             this.push(Step {
                 target: blueprint.target.clone(),
                 component: Some(blueprint.component.clone()),

@@ -1,1 +1,22 @@
-//! x
+//! The reconcilers: for each kind the loop that reads the world, plans, makes the plan current, and acts.
+//!
+//! [`AppReconciler`] brings one App closer to its declaration. Each pass reads everything anew: the App, its
+//! surroundings, and what every driver holds of it; asks [`plimsoll_plan::decide`]; commits the new status and, where there are
+//! new steps, the new plan, as one batch with the App's revision as precondition; and only then carries the steps
+//! out. Whatever happens in between (a crash, a lost reply, a second control plane) the next pass starts from
+//! what is there. [`Orphans`] finds copies of this installation that no App owns.
+//!
+//! Deliberately absent: decisions. What to do is the planner's; whether a step may still be done is the far side's.
+
+mod app;
+mod drivers;
+mod execute;
+mod orphans;
+mod record;
+mod surroundings;
+
+pub use app::{AppReconciler, Identity, Settings};
+pub use drivers::Drivers;
+pub use execute::Opener;
+pub use orphans::{Orphan, Orphans};
+pub use surroundings::{DEFAULT_TARGET, route_claim};

@@ -1,0 +1,113 @@
+//! Carrying out steps: each after its predecessors, so many at a time, each tried once.
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use plimsoll_driver::{DriverError, SecretValues};
+use plimsoll_model::id::{Epoch, InstallationId};
+use plimsoll_model::kind::Sealed;
+use plimsoll_model::secret::{SecretRef, Sensitive};
+use plimsoll_model::step::{Action, Fragment, Launch, Plan, Rendered, Scope, Step, StepNo};
+use plimsoll_model::{ObjectKey, Secret};
+use plimsoll_store::{Store, StoreError};
+
+use crate::drivers::Drivers;
+
+/// Opens what was sealed before it reached the store.
+pub trait Opener: Send + Sync + 'static {
+    /// The value, or `None` when the key that sealed it is not here.
+    fn open(&self, sealed: &Sealed) -> Option<Sensitive<String>>;
+}
+
+/// Why a step did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) scope: Scope,
+    pub(crate) error: DriverError,
+}
+
+/// Carries out steps of a plan. What depends on a failed step is not tried.
+pub(crate) async fn run(
+    drivers: &Drivers,
+    identity: (&InstallationId, Epoch),
+    plan: &Plan,
+    steps: &[Step],
+    secrets: &SecretValues,
+    limit: usize,
+) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    let mut waiting: Vec<usize> = (0..steps.len()).collect();
+    let mut done: BTreeSet<StepNo> = BTreeSet::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        let mut free = Vec::new();
+        waiting.retain(|index| {
+            let is_free = running.len() + free.len() < limit
+                && steps[*index].after.iter().all(|before| done.contains(before));
+            if is_free {
+                free.push(*index);
+            }
+            !is_free
+        });
+        for index in free {
+            let step = &steps[index];
+            running.push(async move { (index, one(drivers, identity, plan, step, secrets).await) });
+        }
+        match running.next().await {
+            None => return failures,
+            Some((index, Ok(()))) => {
+                done.insert(StepNo(u32::try_from(index).unwrap_or(u32::MAX)));
+            }
+            Some((index, Err(error))) => failures.push(Failure { scope: steps[index].scope(), error }),
+        }
+    }
+}
+
+async fn one(
+    drivers: &Drivers,
+    (installation, epoch): (&InstallationId, Epoch),
+    plan: &Plan,
+    step: &Step,
+    secrets: &SecretValues,
+) -> Result<(), DriverError> {
+    let scope = step.scope();
+    let driver = drivers.get(&scope).ok_or_else(|| DriverError::Transient(format!("{scope} is not connected")))?;
+    driver.execute(step, &plan.fence(installation, epoch, &scope), secrets).await
+}
+
+/// The values of every secret that the steps need. A secret that changed since the plan was made is left
+/// out: its step fails, and the next pass plans with the new version.
+pub(crate) async fn open_secrets(
+    store: &Store,
+    opener: &dyn Opener,
+    app: &ObjectKey,
+    steps: &[Step],
+) -> Result<Option<SecretValues>, StoreError> {
+    let mut values = SecretValues::new();
+    for (secret, version) in steps.iter().flat_map(needed) {
+        let key = app.sibling(secret.name.clone());
+        let stored = store.get::<Secret>(&plimsoll_store::Scope::All, &key).await?;
+        let sealed = stored.filter(|it| it.meta.generation == version).and_then(|it| {
+            it.spec.data.get(&secret.key).and_then(|sealed| opener.open(sealed))
+        });
+        match sealed {
+            Some(value) => values.insert(secret.clone(), value),
+            None => return Ok(None),
+        };
+    }
+    Ok(Some(values))
+}
+
+fn needed(step: &Step) -> Vec<(&SecretRef, plimsoll_model::Generation)> {
+    let Action::Create { launch, .. } = &step.action else { return Vec::new() };
+    let Launch { env, files, bindings, .. } = &**launch;
+    let texts = env.values().chain(files.values()).chain(bindings.values().flat_map(|data| data.values()));
+    let fragments = texts.flat_map(|Rendered(fragments)| fragments);
+    fragments
+        .filter_map(|fragment| match fragment {
+            Fragment::Text(_) => None,
+            Fragment::Secret { secret, version } => Some((secret, *version)),
+        })
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! Copies of this installation that no App owns: reported at once, removed after a grace time.
+
+use std::collections::BTreeMap;
+
+use plimsoll_driver::{Driver, DriverError, Marked, SecretValues, Sighting};
+use plimsoll_model::id::{Digest, Effects, InstanceId, PlanHash, PlanNo};
+use plimsoll_model::quantity::Span;
+use plimsoll_model::step::{Action, Cause, Fence, Scope, Step};
+use plimsoll_model::world::{NodeTime, NodeView, Phase};
+use plimsoll_model::App;
+use plimsoll_store::{Scope as StoreScope, Store, StoreError};
+
+use crate::app::Identity;
+use crate::drivers::Drivers;
+
+/// How long a copy without an owner is left alone. A restored or lagging store may still learn of its owner.
+const GRACE: Span = Span::seconds(600);
+
+/// Time a removed orphan has to end by itself.
+const STOP_GRACE: Span = Span::seconds(10);
+
+/// A copy of this installation that no App owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// Where.
+    pub scope: Scope,
+    /// Its mark.
+    pub marked: Marked,
+}
+
+/// Finds and removes orphans. What it remembers is only since when each has been seen; forgetting that
+/// starts the grace time again.
+pub struct Orphans {
+    store: Store,
+    drivers: Drivers,
+    identity: Identity,
+    first_seen: BTreeMap<(Scope, InstanceId), NodeTime>,
+}
+
+impl Orphans {
+    /// A finder over a store and drivers.
+    pub fn new(store: Store, drivers: Drivers, identity: Identity) -> Self {
+        Self { store, drivers, identity, first_seen: BTreeMap::new() }
+    }
+
+    /// Looks at every node once: returns the orphans, and takes a step towards removing those whose grace
+    /// time is over.
+    ///
+    /// # Errors
+    /// When the store or a driver does not answer; then nothing is concluded about what it holds.
+    pub async fn sweep(&mut self) -> Result<Vec<Orphan>, SweepError> {
+        let mut found = Vec::new();
+        let drivers = self.drivers.clone();
+        for (scope, driver) in drivers.nodes() {
+            for marked in driver.inventory().await? {
+                if marked.installation != self.identity.installation || self.is_owned(&marked).await? {
+                    self.first_seen.remove(&(scope.clone(), marked.instance));
+                    continue;
+                }
+                self.handle(&**driver, scope, &marked).await?;
+                found.push(Orphan { scope: scope.clone(), marked });
+            }
+        }
+        self.first_seen.retain(|(scope, instance), _| {
+            found.iter().any(|orphan| orphan.scope == *scope && orphan.marked.instance == *instance)
+        });
+        Ok(found)
+    }
+
+    async fn is_owned(&self, marked: &Marked) -> Result<bool, StoreError> {
+        let app = self.store.get::<App>(&StoreScope::All, &marked.key).await?;
+        Ok(app.is_some_and(|app| app.meta.uid == marked.app))
+    }
+
+    async fn handle(&mut self, driver: &dyn Driver, scope: &Scope, marked: &Marked) -> Result<(), DriverError> {
+        let Sighting::Node(view) = driver.observe(&marked.app).await? else { return Ok(()) };
+        let seen = (scope.clone(), marked.instance.clone());
+        let first = self.first_seen.entry(seen).or_insert_with(|| view.now.clone());
+        match view.now.since(first) {
+            // The node rebooted; its clock says nothing about before.
+            None => *first = view.now.clone(),
+            Some(age) if age >= GRACE => self.remove(driver, scope, marked, &view).await?,
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn remove(
+        &self,
+        driver: &dyn Driver,
+        scope: &Scope,
+        marked: &Marked,
+        view: &NodeView,
+    ) -> Result<(), DriverError> {
+        let (Scope::Node(target), Some(copy)) = (scope, view.instances.get(&marked.instance)) else {
+            return Ok(());
+        };
+        let instance = marked.instance.clone();
+        let action = match copy.phase {
+            Phase::Stopped => Action::Remove { instance },
+            Phase::Stopping { .. } | Phase::Unknown => return Ok(()),
+            _ => Action::Stop { instance, grace: STOP_GRACE },
+        };
+        let step = Step {
+            target: target.clone(),
+            component: Some(copy.component.clone()),
+            slot: Some(copy.slot),
+            action,
+            after: Vec::new(),
+            cause: Cause::Retire,
+        };
+        driver.execute(&step, &self.last_word(marked, view.effects), &SecretValues::new()).await
+    }
+
+    /// The fence above every plan: an App that is not in the store can have no plan that outranks it.
+    fn last_word(&self, marked: &Marked, seen: Effects) -> Fence {
+        Fence {
+            installation: self.identity.installation.clone(),
+            epoch: self.identity.epoch,
+            app: marked.app.clone(),
+            key: marked.key.clone(),
+            plan: PlanNo(u64::MAX),
+            hash: PlanHash(Digest::of_bytes(b"remove orphans")),
+            seen,
+        }
+    }
+}
+
+/// Why a sweep was not completed.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The store did not answer.
+    #[error("owners could not be looked up")]
+    Store(#[from] StoreError),
+    /// A driver did not answer.
+    #[error("a node could not be examined")]
+    Driver(#[from] DriverError),
+}

@@ -1,0 +1,233 @@
+//! What surrounds an App: read from the store, handed to the planner as plain data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plimsoll_model::app::EnvValue;
+use plimsoll_model::id::{ComponentName, Digest, ObjectName, RevisionNo, TargetName};
+use plimsoll_model::kind::{AppRevisions, Claim, Rejection};
+use plimsoll_model::operations::Power;
+use plimsoll_model::relation::EndpointRef;
+use plimsoll_model::step::Plan;
+use plimsoll_model::template::{self, Part};
+use plimsoll_model::{App, AppSpec, Component, Object, ObjectKey, Project, Secret, Target};
+use plimsoll_plan::{Context, EndpointView, SecretView};
+use plimsoll_store::{Query, Scope, Store, StoreError};
+
+/// Where an App runs when neither it nor its project says so.
+pub const DEFAULT_TARGET: &str = "local";
+
+/// Reads an App's surroundings.
+pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, StoreError> {
+    let others = neighbours(store, app).await?;
+    let target = target_of(store, app).await?;
+    let target_key = ObjectKey::of_installation(target.as_str().parse().expect("a target name is an object name"));
+    let target_spec = store.get::<Target>(&Scope::All, &target_key).await?.map(|it| it.spec);
+    let mut context = match target_spec {
+        Some(spec) => Context::bare(target, spec),
+        None => Context { target_spec: None, ..Context::bare(target, Default::default()) },
+    };
+    context.endpoints = endpoints(&app.spec, &others);
+    context.cycle = cycle(app, &others);
+    for name in secrets(&app.spec, &context.endpoints) {
+        if let Some(secret) = store.get::<Secret>(&Scope::All, &app.meta.key.sibling(name.clone())).await? {
+            let keys = secret.spec.data.keys().cloned().collect();
+            context.secrets.insert(name, SecretView { version: secret.meta.generation, keys });
+        }
+    }
+    let rejections = store.list::<Rejection>(&Scope::All, &Query::owned_by(app.meta.uid.clone())).await?;
+    context.rejections = rejections.into_iter().map(|it| (it.meta.key.name, it.spec)).collect();
+    for number in known_revisions(app) {
+        let key = app.meta.key.sibling(revision_name(&app.meta.key.name, number));
+        if let Some(revision) = store.get::<AppRevisions>(&Scope::All, &key).await? {
+            context.revisions.insert(number, revision.spec);
+        }
+    }
+    context.taken = taken(store, app, &context.target).await?;
+    Ok(context)
+}
+
+/// The current plan, where it is still kept.
+pub(crate) async fn current_plan(store: &Store, app: &Object<App>) -> Result<Option<Plan>, StoreError> {
+    let Some(current) = app.status.as_ref().and_then(|status| status.value.plan) else { return Ok(None) };
+    let key = app.meta.key.sibling(plan_name(&app.meta.key.name, current.no.0));
+    Ok(store.get::<plimsoll_model::kind::Plans>(&Scope::All, &key).await?.map(|plan| plan.spec))
+}
+
+pub(crate) fn plan_name(app: &ObjectName, no: u64) -> ObjectName {
+    format!("{app}.p{no}").parse().expect("a name and a number form a name")
+}
+
+pub(crate) fn revision_name(app: &ObjectName, number: RevisionNo) -> ObjectName {
+    format!("{app}.r{number}").parse().expect("a name and a number form a name")
+}
+
+/// Name of the claim on a host and path of a target's router.
+pub fn route_claim(target: &TargetName, host: &str, path: &str) -> ObjectName {
+    let digest = Digest::of_json(&(target, host, path)).short();
+    format!("route.{digest}").parse().expect("a word and a digest form a name")
+}
+
+async fn target_of(store: &Store, app: &Object<App>) -> Result<TargetName, StoreError> {
+    if let Some(target) = &app.spec.target {
+        return Ok(target.clone());
+    }
+    if let Some(project) = &app.meta.key.project {
+        let key = ObjectKey::of_installation(project.as_str().parse().expect("a project name is an object name"));
+        if let Some(target) = store.get::<Project>(&Scope::All, &key).await?.and_then(|it| it.spec.target) {
+            return Ok(target);
+        }
+    }
+    Ok(DEFAULT_TARGET.parse().expect("a valid target name"))
+}
+
+fn known_revisions(app: &Object<App>) -> BTreeSet<RevisionNo> {
+    let status = app.status.as_ref().map(|status| &status.value);
+    let good = status.into_iter().flat_map(|status| status.memory.values().filter_map(|memory| memory.good));
+    good.map(|good| good.revision).chain(status.and_then(|status| status.revision)).collect()
+}
+
+/// The other Apps that this one consumes, and those that they consume in turn, by name.
+async fn neighbours(
+    store: &Store,
+    app: &Object<App>,
+) -> Result<BTreeMap<ObjectName, Object<App>>, StoreError> {
+    let consumed = |spec: &AppSpec| -> Vec<ObjectName> {
+        let all = spec.components.values().flat_map(|component| component.consumes.values());
+        all.filter_map(|consume| consume.from.app.clone()).collect()
+    };
+    let mut found = BTreeMap::new();
+    let mut open = consumed(&app.spec);
+    while let Some(name) = open.pop() {
+        if name == app.meta.key.name || found.contains_key(&name) {
+            continue;
+        }
+        if let Some(other) = store.get::<App>(&Scope::All, &app.meta.key.sibling(name.clone())).await? {
+            open.extend(consumed(&other.spec));
+            found.insert(name, other);
+        }
+    }
+    Ok(found)
+}
+
+/// The endpoints of other Apps that this one names.
+fn endpoints(
+    spec: &AppSpec,
+    others: &BTreeMap<ObjectName, Object<App>>,
+) -> BTreeMap<EndpointRef, EndpointView> {
+    let consumed = spec.components.values().flat_map(|component| component.consumes.values());
+    let mut found = BTreeMap::new();
+    for from in consumed.map(|consume| &consume.from) {
+        let Some(other) = from.app.as_ref().and_then(|name| others.get(name)) else { continue };
+        let Some(component) = other.spec.components.get(&from.component) else { continue };
+        let Some(provide) = component.provides.get(&from.endpoint) else { continue };
+        if other.meta.deleting.is_some() {
+            continue;
+        }
+        let status = other.status.as_ref().map(|status| &status.value);
+        let memory = status.and_then(|status| status.memory.get(&from.component));
+        let available = status.and_then(|status| status.components.get(&from.component)).map_or(0, |it| it.available);
+        let only = || component.ports.keys().next().cloned();
+        let view = EndpointView {
+            interface: provide.interface.clone(),
+            address: memory.and_then(|memory| memory.address),
+            ports: component.ports.clone(),
+            port: provide.port.clone().or_else(only),
+            data: provide.data.clone(),
+            ready: available > 0 && other.operations.power == Power::On,
+        };
+        found.insert(from.clone(), view);
+    }
+    found
+}
+
+/// A circle of relations that leads through this App: the Apps in order, the first repeated at the end.
+fn cycle(app: &Object<App>, others: &BTreeMap<ObjectName, Object<App>>) -> Option<Vec<ObjectName>> {
+    type Place<'a> = (&'a ObjectName, &'a ComponentName);
+    fn visit<'a>(
+        apps: &BTreeMap<&'a ObjectName, &'a AppSpec>,
+        at: Place<'a>,
+        trail: &mut Vec<Place<'a>>,
+        done: &mut BTreeSet<Place<'a>>,
+    ) -> Option<Vec<ObjectName>> {
+        if let Some(start) = trail.iter().position(|place| *place == at) {
+            let mut names: Vec<ObjectName> =
+                trail[start..].iter().chain([&at]).map(|(app, _)| (*app).clone()).collect();
+            names.dedup();
+            return Some(names);
+        }
+        if !done.insert(at) {
+            return None;
+        }
+        let component = apps.get(at.0)?.components.get(at.1)?;
+        trail.push(at);
+        for consume in component.consumes.values() {
+            let (app, _) = apps.get_key_value(consume.from.app.as_ref().unwrap_or(at.0)).unzip();
+            let next = app.map(|app| (*app, &consume.from.component));
+            if let Some(found) = next.and_then(|next| visit(apps, next, trail, done)) {
+                return Some(found);
+            }
+        }
+        trail.pop();
+        None
+    }
+    let own = &app.meta.key.name;
+    let mut apps: BTreeMap<&ObjectName, &AppSpec> = others.iter().map(|(name, it)| (name, &it.spec)).collect();
+    apps.insert(own, &app.spec);
+    app.spec.components.keys().find_map(|component| {
+        let found = visit(&apps, (own, component), &mut Vec::new(), &mut BTreeSet::new())?;
+        // A circle elsewhere is the others' concern: this App then waits for a provider that waits.
+        found.contains(own).then_some(found)
+    })
+}
+
+/// Every secret whose version matters: named by the App itself or by data of endpoints it consumes.
+fn secrets(spec: &AppSpec, endpoints: &BTreeMap<EndpointRef, EndpointView>) -> BTreeSet<ObjectName> {
+    let mut found = BTreeSet::new();
+    let mut text = |text: &str| {
+        let parts = template::parse(text).unwrap_or_default();
+        found.extend(parts.into_iter().filter_map(|part| match part {
+            Part::Secret(secret) => Some(secret.name),
+            _ => None,
+        }));
+    };
+    let mut direct = Vec::new();
+    for component in spec.components.values() {
+        for value in component.env.values() {
+            match value {
+                EnvValue::Text(literal) => text(literal),
+                EnvValue::Secret(secret) => direct.push(secret.name.clone()),
+            }
+        }
+        for file in component.files.values() {
+            file.content.iter().for_each(|literal| text(literal));
+            direct.extend(file.secret.iter().map(|secret| secret.name.clone()));
+        }
+        component.provides.values().flat_map(|it| it.data.values()).for_each(|literal| text(literal));
+    }
+    endpoints.values().flat_map(|endpoint| endpoint.data.values()).for_each(|literal| text(literal));
+    found.extend(direct);
+    found
+}
+
+/// Literal host and path of every route, which are claimed so that only one App has them.
+pub(crate) fn literal_routes(spec: &AppSpec) -> impl Iterator<Item = (&str, &str)> {
+    let routes = spec.components.values().flat_map(|component: &Component| component.routes.iter());
+    routes.filter(|route| !route.host.contains("${")).map(|route| (route.host.as_str(), route.path.as_str()))
+}
+
+async fn taken(
+    store: &Store,
+    app: &Object<App>,
+    target: &TargetName,
+) -> Result<BTreeMap<(String, String), ObjectName>, StoreError> {
+    let mut taken = BTreeMap::new();
+    for (host, path) in literal_routes(&app.spec) {
+        let key = ObjectKey::of_installation(route_claim(target, host, path));
+        if let Some(claim) = store.get::<Claim>(&Scope::All, &key).await? {
+            if claim.spec.app != app.meta.uid {
+                taken.insert((host.to_owned(), path.to_owned()), claim.spec.key.name);
+            }
+        }
+    }
+    Ok(taken)
+}
