@@ -24,6 +24,9 @@ pub struct AppStatus {
     /// What the planner remembers of each component.
     #[serde(default)]
     pub memory: BTreeMap<ComponentName, Memory>,
+    /// Component revisions that failed through their own fault, by the name of their Rejection.
+    #[serde(default)]
+    pub rejected: BTreeMap<ObjectName, Rejected>,
     /// Targets that may still hold something of the App.
     #[serde(default)]
     pub targets: Vec<TargetName>,
@@ -35,6 +38,15 @@ pub struct AppStatus {
     pub components: BTreeMap<ComponentName, ComponentStatus>,
     /// How the latest reconcile ended.
     pub outcome: Option<OutcomeRecord>,
+}
+
+/// A component revision that is not started again, unless a person lifts its Rejection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The component.
+    pub component: ComponentName,
+    /// What was rejected.
+    pub revision: ComponentHash,
 }
 
 /// The plan that is being carried out.

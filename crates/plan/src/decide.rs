@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use plimsoll_model::id::{ComponentName, RevisionNo};
+use plimsoll_model::id::{ComponentName, ObjectName, RevisionNo};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::{AppRevision, RejectionRecord};
-use plimsoll_model::status::{ComponentStatus, Memory};
+use plimsoll_model::status::{ComponentStatus, Memory, Rejected};
 use plimsoll_model::step::{Plan, Step};
 use plimsoll_model::wait::Wait;
 use plimsoll_model::world::ServiceIp;
@@ -27,8 +27,10 @@ pub struct Decision {
     pub revision: Option<RevisionNo>,
     /// That revision, if it must be recorded.
     pub new_revision: Option<AppRevision>,
-    /// Component revisions to reject.
-    pub rejections: Vec<RejectionRecord>,
+    /// Component revisions to reject now, by the name of the record.
+    pub rejections: BTreeMap<ObjectName, RejectionRecord>,
+    /// All component revisions that are rejected.
+    pub rejected: BTreeMap<ObjectName, Rejected>,
     /// Addresses to claim before anything else happens.
     pub claims: BTreeMap<ComponentName, ServiceIp>,
     /// Addresses that nobody uses any more.

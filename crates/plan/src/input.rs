@@ -7,7 +7,7 @@ use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::relation::EndpointRef;
-use plimsoll_model::revision::{AppRevision, RejectionRecord};
+use plimsoll_model::revision::AppRevision;
 use plimsoll_model::status::AppStatus;
 use plimsoll_model::step::Plan;
 use plimsoll_model::world::{ServiceIp, World};
@@ -69,8 +69,6 @@ pub struct Context {
     pub endpoints: BTreeMap<EndpointRef, EndpointView>,
     /// A circle of relations between Apps that this App is part of.
     pub cycle: Option<Vec<ObjectName>>,
-    /// Rejections of this App's component revisions.
-    pub rejections: BTreeMap<ObjectName, RejectionRecord>,
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
@@ -88,7 +86,6 @@ impl Context {
             secrets: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             cycle: None,
-            rejections: BTreeMap::new(),
             revisions: BTreeMap::new(),
             taken: BTreeMap::new(),
             avoid: BTreeSet::new(),

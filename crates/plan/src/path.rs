@@ -55,6 +55,7 @@ pub fn path(input: &Input) -> Path {
         revision = decision.revision;
         let memory_moved = decision.memory != at.status.memory;
         at.status.memory = decision.memory;
+        at.status.rejected = decision.rejected;
         at.status.components = decision.components;
         at.status.revision = decision.revision;
         if let Some(new) = decision.new_revision {

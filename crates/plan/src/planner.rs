@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::app::Component;
-use plimsoll_model::id::{ComponentHash, ComponentName, RevisionNo};
+use plimsoll_model::id::{ComponentHash, ComponentName, ObjectName, RevisionNo};
 use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::{ComponentRevision, RejectionRecord};
-use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory};
+use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected};
 use plimsoll_model::step::{Cause, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
@@ -59,7 +59,7 @@ pub(crate) struct Planner<'a> {
     endpoints: BTreeMap<EndpointRef, EndpointView>,
     claims: BTreeMap<ComponentName, ServiceIp>,
     components: BTreeMap<ComponentName, ComponentStatus>,
-    rejections: Vec<RejectionRecord>,
+    rejections: BTreeMap<ObjectName, RejectionRecord>,
     released: Vec<ServiceIp>,
     waits: Vec<Wait>,
     looks: Vec<Span>,
@@ -79,7 +79,7 @@ impl<'a> Planner<'a> {
             endpoints: input.context.endpoints.clone(),
             claims: BTreeMap::new(),
             components: BTreeMap::new(),
-            rejections: Vec::new(),
+            rejections: BTreeMap::new(),
             released: Vec::new(),
             waits,
             looks: Vec::new(),
@@ -213,25 +213,22 @@ impl<'a> Planner<'a> {
         let source = self.resolution.number?;
         let declared = revision.hash();
         let memory = self.memory.get(name)?;
-        let older = memory.good.filter(|good| good.component != declared).and_then(|good| {
-            let kept = context.revisions.get(&good.revision)?.components.get(name)?;
-            Some((kept, good))
-        });
         let lifted = input.operations.retry.get(name);
-        let is_rejected = |(id, it): &(&_, &RejectionRecord)| {
+        let is_rejected = |(id, it): &(&ObjectName, &Rejected)| {
             it.component == *name && it.revision == declared && lifted != Some(*id)
         };
-        let rejection = context.rejections.iter().find(is_rejected);
+        let rejection = input.status.rejected.iter().find(is_rejected);
         let started = memory.rollout.as_ref().is_some_and(|rollout| rollout.to == declared);
-        match (older, rejection) {
-            (Some((revision, good)), rejection)
-                if rejection.is_some() || (input.operations.paused && !started) =>
-            {
+        let held = rejection.is_some() || (input.operations.paused && !started);
+        match memory.good.filter(|good| held && good.component != declared) {
+            Some(good) => {
+                // Without the content of what was good nothing is worked towards: least of all what was rejected.
+                let revision = context.revisions.get(&good.revision)?.components.get(name)?;
                 let rejected =
                     rejection.map(|(id, _)| Reason::Rejected { rejection: id.clone(), revision: declared });
                 Some(Goal { revision, hash: good.component, source: good.revision, declared, rejected })
             }
-            _ => Some(Goal { revision, hash: declared, source, declared, rejected: None }),
+            None => Some(Goal { revision, hash: declared, source, declared, rejected: None }),
         }
     }
 
@@ -279,15 +276,18 @@ impl<'a> Planner<'a> {
         let mut memory = self.memory.remove(name).unwrap_or_default();
         let verdict = self.judge(&mut memory, &subject);
         if let Verdict::Reject(evidence) = verdict {
-            let digest = subject.goal.as_ref().and_then(|goal| goal.revision.content.as_ref()?.digest());
-            let revision = subject.goal.as_ref().map(|goal| goal.declared);
-            self.rejections.extend(revision.map(|revision| RejectionRecord {
-                app: self.input.uid.clone(),
-                component: name.clone(),
-                revision,
-                digest,
-                evidence,
-            }));
+            if let Some(goal) = &subject.goal {
+                let no = self.input.status.plan.map(|plan| plan.no).unwrap_or_default();
+                let id = format!("{}.{name}.{no}", self.input.key.name);
+                let record = RejectionRecord {
+                    app: self.input.uid.clone(),
+                    component: name.clone(),
+                    revision: goal.declared,
+                    digest: goal.revision.content.as_ref().and_then(plimsoll_model::revision::Content::digest),
+                    evidence,
+                };
+                self.rejections.insert(id.parse().expect("names and a number form a name"), record);
+            }
             self.record(&subject);
             self.memory.insert(name.clone(), memory);
             return;
@@ -494,6 +494,11 @@ impl<'a> Planner<'a> {
         let steps = self.steps.into_vec();
         self.waits.sort();
         self.waits.dedup();
+        let mut rejected = self.input.status.rejected.clone();
+        rejected.retain(|_, it| self.memory.contains_key(&it.component));
+        rejected.extend(self.rejections.iter().map(|(id, it)| {
+            (id.clone(), Rejected { component: it.component.clone(), revision: it.revision })
+        }));
         Decision {
             course: course(self.input, self.resolution.number.unwrap_or_default(), steps),
             memory: self.memory,
@@ -501,6 +506,7 @@ impl<'a> Planner<'a> {
             revision: self.resolution.number,
             new_revision: self.resolution.new.clone(),
             rejections: self.rejections,
+            rejected,
             claims: self.claims,
             released: self.released,
             waits: self.waits,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use plimsoll_model::id::{ObjectName, TargetName, Uid};
+use plimsoll_model::id::{Digest, ObjectName, TargetName, Uid};
 use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Plans, Rejection};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::status::{AppStatus, Outcome, OutcomeRecord, OutcomeState, PlanRef, Waited};
@@ -65,6 +65,7 @@ pub(crate) fn status(old: &AppStatus, input: &Input, decision: &Decision) -> App
         plan,
         revision: decision.revision,
         memory: decision.memory.clone(),
+        rejected: decision.rejected.clone(),
         targets,
         claims: claims(input, decision),
         components: decision.components.clone(),
@@ -109,11 +110,8 @@ pub(crate) async fn batch(
             child(&format!("r{}", revision.number), revision_name(&app.meta.key.name, revision.number));
         batch = batch.create(record::<AppRevisions>(app, uid, key, revision.clone(), at));
     }
-    for rejection in &decision.rejections {
-        let no = input.status.plan.map(|plan| plan.no).unwrap_or_default();
-        let suffix = format!("x{no}-{}", rejection.revision.short());
-        let name = format!("{}.{}.{no}", app.meta.key.name, rejection.component);
-        let (uid, key) = child(&suffix, name.parse().expect("names and a number form a name"));
+    for (name, rejection) in &decision.rejections {
+        let (uid, key) = child(&name.as_str().replace('.', "-"), name.clone());
         batch = batch.create(record::<Rejection>(app, uid, key, rejection.clone(), at));
     }
     if let Course::Adopt(plan) = &decision.course {
@@ -130,7 +128,7 @@ pub(crate) async fn batch(
     for name in status.claims.difference(held) {
         let spec = ClaimSpec { app: app.meta.uid.clone(), key: app.meta.key.clone() };
         let key = ObjectKey::of_installation(name.clone());
-        batch = batch.create(record::<Claim>(app, claim_uid(name), key, spec, at));
+        batch = batch.create(record::<Claim>(app, child_uid(&app.meta.uid, name.as_str()), key, spec, at));
     }
     for name in held.difference(&status.claims) {
         if let Some(claim) = store.get::<Claim>(&Scope::All, &ObjectKey::of_installation(name.clone())).await? {
@@ -152,12 +150,9 @@ fn record<K: Kind<Operations = ()>>(
 }
 
 /// Records are identified by their owner and what they record.
-fn child_uid(owner: &Uid, suffix: &str) -> Uid {
-    format!("{owner}-{suffix}").parse().expect("an owner and a suffix form a uid")
-}
-
-fn claim_uid(name: &ObjectName) -> Uid {
-    name.as_str().replace('.', "-").parse().expect("a claim's name forms a uid")
+fn child_uid(owner: &Uid, what: &str) -> Uid {
+    let digest = Digest::of_json(&(owner, what)).short();
+    format!("record-{digest}").parse().expect("a word and a digest form a uid")
 }
 
 /// Deletes an App that is gone from the world, with its records and claims.

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::app::EnvValue;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, RevisionNo, TargetName};
-use plimsoll_model::kind::{AppRevisions, Claim, Rejection};
+use plimsoll_model::kind::{AppRevisions, Claim};
 use plimsoll_model::operations::Power;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::step::Plan;
 use plimsoll_model::template::{self, Part};
 use plimsoll_model::{App, AppSpec, Component, Object, ObjectKey, Project, Secret, Target};
 use plimsoll_plan::{Context, EndpointView, SecretView};
-use plimsoll_store::{Query, Scope, Store, StoreError};
+use plimsoll_store::{Scope, Store, StoreError};
 
 /// Where an App runs when neither it nor its project says so.
 pub const DEFAULT_TARGET: &str = "local";
@@ -34,8 +34,6 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
             context.secrets.insert(name, SecretView { version: secret.meta.generation, keys });
         }
     }
-    let rejections = store.list::<Rejection>(&Scope::All, &Query::owned_by(app.meta.uid.clone())).await?;
-    context.rejections = rejections.into_iter().map(|it| (it.meta.key.name, it.spec)).collect();
     for number in known_revisions(app) {
         let key = app.meta.key.sibling(revision_name(&app.meta.key.name, number));
         if let Some(revision) = store.get::<AppRevisions>(&Scope::All, &key).await? {
