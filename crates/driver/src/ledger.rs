@@ -71,7 +71,9 @@ impl Ledger {
         };
         match (fence.epoch, fence.plan).cmp(&(entry.epoch, entry.plan)) {
             std::cmp::Ordering::Less => Err(Refusal::Older { current: entry.plan }),
-            std::cmp::Ordering::Equal if fence.hash != entry.hash => Err(Refusal::Forked { plan: entry.plan }),
+            std::cmp::Ordering::Equal if fence.hash != entry.hash => {
+                Err(Refusal::Forked { plan: entry.plan })
+            }
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Greater if entry.closed => Err(Refusal::Closed),
             std::cmp::Ordering::Greater if fence.seen != entry.effects => {
@@ -96,6 +98,11 @@ impl Ledger {
         if let Some(entry) = self.entries.get_mut(app) {
             entry.closed = true;
         }
+    }
+
+    /// The newest plan that was begun.
+    pub fn following(&self, app: &Uid) -> PlanNo {
+        self.entries.get(app).map(|entry| entry.plan).unwrap_or_default()
     }
 
     /// Effects counted so far.

@@ -6,11 +6,10 @@
 //! refuses whatever is older, forked, or planned on a state that has changed since.
 //!
 //! [`fake`] holds the drivers of the simulator and of tests: a node and a router in memory, with a clock of their
-//! own and programs that behave as scripted. [`contract`] is the suite that every driver passes, the fakes too.
+//! own and programs that behave as scripted.
 //!
 //! Deliberately absent: any technology. Each one has a crate of its own.
 
-pub mod contract;
 mod error;
 pub mod fake;
 mod ledger;

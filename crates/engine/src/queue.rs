@@ -169,7 +169,10 @@ mod tests {
     }
 
     fn waiting() -> Look {
-        Look { outcome: Outcome::Waiting(vec![Wait::new(None, Reason::Paused, Span::seconds(1))]), next: None }
+        Look {
+            outcome: Outcome::Waiting(vec![Wait::new(None, Reason::Paused, Span::seconds(1))]),
+            next: None,
+        }
     }
 
     #[test]

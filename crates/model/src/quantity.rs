@@ -246,7 +246,8 @@ impl fmt::Display for Span {
         let mut text = String::new();
         for (name, unit) in SPAN_UNITS {
             if rest >= unit {
-                text.push_str(&format!("{}{name}", rest / unit));
+                text += &(rest / unit).to_string();
+                text += name;
                 rest %= unit;
             }
         }

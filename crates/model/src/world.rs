@@ -10,7 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    BindingsHash, BootId, ComponentHash, ComponentName, Effects, InstanceId, PartName, Slot, TargetName,
+    BindingsHash, BootId, ComponentHash, ComponentName, Effects, InstanceId, PartName, PlanNo, Slot,
+    TargetName,
 };
 use crate::quantity::Span;
 use crate::step::Table;
@@ -78,6 +79,8 @@ pub struct TargetView {
 pub struct NodeView {
     /// The node's clock when it answered.
     pub now: NodeTime,
+    /// The newest plan of the App that was begun here.
+    pub following: PlanNo,
     /// Effects recorded for the App so far.
     pub effects: Effects,
     /// The App was closed here: its volumes are gone and every later effect is refused.
@@ -220,6 +223,8 @@ pub type ServiceIp = Ipv4Addr;
 /// What a router reports of one App.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterView {
+    /// The newest plan of the App that was begun here.
+    pub following: PlanNo,
     /// Effects recorded for the App so far.
     pub effects: Effects,
     /// Addresses and routes, as last published.

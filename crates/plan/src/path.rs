@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use plimsoll_model::id::{ComponentName, Digest, Effects, PathHash, RevisionNo, Slot};
+use plimsoll_model::id::{ComponentName, Digest, Effects, PathHash, PlanNo, RevisionNo, Slot};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::status::PlanRef;
 use plimsoll_model::step::{Action, Cause, Plan, Scope, Step};
@@ -88,19 +88,28 @@ pub fn path(input: &Input) -> Path {
 fn hash(input: &Input, to: Option<RevisionNo>, plans: &[Plan]) -> PathHash {
     let secrets: Vec<_> = input.context.secrets.iter().map(|(name, it)| (name, it.version)).collect();
     let changing = |step: &&Step| !matches!(step.cause, Cause::Heal | Cause::Routing);
-    let steps: BTreeSet<Normal<'_>> = plans.iter().flat_map(|plan| &plan.steps).filter(changing).map(normal).collect();
-    let bindings: BTreeSet<_> = plans.iter().flat_map(|plan| &plan.steps).filter(changing).filter_map(|step| {
-        match &step.action {
+    let steps: BTreeSet<Normal<'_>> =
+        plans.iter().flat_map(|plan| &plan.steps).filter(changing).map(normal).collect();
+    let bindings: BTreeSet<_> = plans
+        .iter()
+        .flat_map(|plan| &plan.steps)
+        .filter(changing)
+        .filter_map(|step| match &step.action {
             Action::Create { revision, bindings, .. } => Some((&step.component, revision, bindings)),
             _ => None,
-        }
-    }).collect();
+        })
+        .collect();
     let from = input.status.revision;
     PathHash(Digest::of_json(&(input.generation, from, to, secrets, bindings, steps)))
 }
 
 fn normal(step: &Step) -> Normal<'_> {
-    Normal { component: step.component.as_ref(), slot: step.slot, verb: step.action.verb(), cause: step.cause }
+    Normal {
+        component: step.component.as_ref(),
+        slot: step.slot,
+        verb: step.action.verb(),
+        cause: step.cause,
+    }
 }
 
 /// Lets time pass: what is ready has been ready for longer, what drains is done.
@@ -212,6 +221,7 @@ fn on_router(router: &mut RouterView, step: &Step) {
 pub fn empty_world(target: &plimsoll_model::id::TargetName) -> World {
     let node = NodeView {
         now: NodeTime { boot: "boot".parse().expect("a valid boot id"), elapsed: Span::ZERO },
+        following: PlanNo(0),
         effects: Effects(0),
         closed: false,
         instances: std::collections::BTreeMap::new(),

@@ -278,12 +278,17 @@ impl<'a> Planner<'a> {
         if let Verdict::Reject(evidence) = verdict {
             if let Some(goal) = &subject.goal {
                 let no = self.input.status.plan.map(|plan| plan.no).unwrap_or_default();
-                let id = format!("{}.{name}.{no}", self.input.key.name);
+                let identity = plimsoll_model::id::Digest::of_json(&self.input.uid).short();
+                let id = format!("{}.{}.{name}.{no}", self.input.key.name, &identity[..6]);
                 let record = RejectionRecord {
                     app: self.input.uid.clone(),
                     component: name.clone(),
                     revision: goal.declared,
-                    digest: goal.revision.content.as_ref().and_then(plimsoll_model::revision::Content::digest),
+                    digest: goal
+                        .revision
+                        .content
+                        .as_ref()
+                        .and_then(plimsoll_model::revision::Content::digest),
                     evidence,
                 };
                 self.rejections.insert(id.parse().expect("names and a number form a name"), record);
@@ -529,28 +534,31 @@ fn course(input: &Input, revision: RevisionNo, steps: Vec<Step>) -> Course {
     if steps.is_empty() {
         return Course::Rest;
     }
+    let scopes: BTreeSet<Scope> = steps.iter().map(Step::scope).collect();
+    let ledger = |scope: &Scope| match scope {
+        Scope::Node(target) => {
+            let node = input.world.targets.get(target)?.node.present()?;
+            Some((node.following, node.effects))
+        }
+        Scope::Router(target) => {
+            let router = input.world.targets.get(target)?.router.present();
+            Some(router.map(|router| (router.following, router.effects)).unwrap_or_default())
+        }
+    };
     if let Some(parent) = &input.parent {
         let known =
             |step: &Step| parent.steps.iter().any(|it| it.target == step.target && it.action == step.action);
-        if parent.revision == revision && steps.iter().all(known) {
+        // Where it has not begun and others have acted since, the far side would refuse it for ever.
+        let can_go_on = |scope: &Scope| {
+            ledger(scope).is_some_and(|(following, effects)| {
+                following == parent.no || parent.seen.get(scope) == Some(&effects)
+            })
+        };
+        if parent.revision == revision && steps.iter().all(known) && scopes.iter().all(can_go_on) {
             return Course::Continue(steps);
         }
     }
-    let scopes: BTreeSet<Scope> = steps.iter().map(Step::scope).collect();
-    let seen = scopes.into_iter().filter_map(|scope| {
-        let effects = match &scope {
-            Scope::Node(target) => input.world.targets.get(target)?.node.present()?.effects,
-            Scope::Router(target) => input
-                .world
-                .targets
-                .get(target)?
-                .router
-                .present()
-                .map(|router| router.effects)
-                .unwrap_or_default(),
-        };
-        Some((scope, effects))
-    });
+    let seen = scopes.into_iter().filter_map(|scope| ledger(&scope).map(|(_, effects)| (scope, effects)));
     Course::Adopt(Box::new(Plan {
         app: input.uid.clone(),
         key: input.key.clone(),

@@ -124,12 +124,7 @@ impl AppReconciler {
     }
 
     /// Makes a decision current and carries out its steps.
-    async fn carry(
-        &self,
-        app: &Object<App>,
-        input: &Input,
-        decision: Decision,
-    ) -> Result<Ended, StoreError> {
+    async fn carry(&self, app: &Object<App>, input: &Input, decision: Decision) -> Result<Ended, StoreError> {
         let (plan, steps) = match &decision.course {
             Course::Rest => (None, &[][..]),
             Course::Continue(steps) => (input.parent.as_ref(), &steps[..]),
@@ -255,7 +250,10 @@ impl Reconciler for AppReconciler {
                         surroundings::DEFAULT_TARGET.parse().expect("a valid target name"),
                     );
                     let reason = Reason::StepFailed { scope, error: error.to_string() };
-                    Look { outcome: Outcome::Waiting(vec![Wait::new(None, reason, FAILURE_DEADLINE)]), next: None }
+                    Look {
+                        outcome: Outcome::Waiting(vec![Wait::new(None, reason, FAILURE_DEADLINE)]),
+                        next: None,
+                    }
                 }
             }
         })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use plimsoll_driver::{Driver, DriverError, Sighting};
+use plimsoll_driver::{Driver, Sighting};
 use plimsoll_model::id::{TargetName, Uid};
 use plimsoll_model::step::Scope;
 use plimsoll_model::world::{NodeView, Presence, RouterView, TargetView, World};
@@ -41,18 +41,16 @@ impl Drivers {
     pub async fn observe(&self, app: &Uid, targets: &BTreeSet<TargetName>) -> World {
         let mut world = World::default();
         for target in targets {
-            let view = TargetView { node: self.node(app, target).await, router: self.router(app, target).await };
+            let view =
+                TargetView { node: self.node(app, target).await, router: self.router(app, target).await };
             world.targets.insert(target.clone(), view);
         }
         world
     }
 
     async fn sight(&self, app: &Uid, scope: &Scope) -> Option<Sighting> {
-        match self.get(scope)?.observe(app).await {
-            Ok(sighting) => Some(sighting),
-            // Whatever the reason: nothing is known of it now, and nothing may be concluded.
-            Err(DriverError::Transient(_) | DriverError::Terminal(_) | DriverError::Refused(_)) => None,
-        }
+        // Whatever the error: nothing is known of it now, and nothing may be concluded.
+        self.get(scope)?.observe(app).await.ok()
     }
 
     async fn node(&self, app: &Uid, target: &TargetName) -> Presence<NodeView> {

@@ -72,7 +72,8 @@ async fn one(
     secrets: &SecretValues,
 ) -> Result<(), DriverError> {
     let scope = step.scope();
-    let driver = drivers.get(&scope).ok_or_else(|| DriverError::Transient(format!("{scope} is not connected")))?;
+    let driver =
+        drivers.get(&scope).ok_or_else(|| DriverError::Transient(format!("{scope} is not connected")))?;
     driver.execute(step, &plan.fence(installation, epoch, &scope), secrets).await
 }
 
@@ -88,9 +89,9 @@ pub(crate) async fn open_secrets(
     for (secret, version) in steps.iter().flat_map(needed) {
         let key = app.sibling(secret.name.clone());
         let stored = store.get::<Secret>(&plimsoll_store::Scope::All, &key).await?;
-        let sealed = stored.filter(|it| it.meta.generation == version).and_then(|it| {
-            it.spec.data.get(&secret.key).and_then(|sealed| opener.open(sealed))
-        });
+        let sealed = stored
+            .filter(|it| it.meta.generation == version)
+            .and_then(|it| it.spec.data.get(&secret.key).and_then(|sealed| opener.open(sealed)));
         match sealed {
             Some(value) => values.insert(secret.clone(), value),
             None => return Ok(None),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use plimsoll_driver::{Driver, DriverError, Marked, SecretValues, Sighting};
+use plimsoll_model::App;
 use plimsoll_model::id::{Digest, Effects, InstanceId, PlanHash, PlanNo};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::{Action, Cause, Fence, Scope, Step};
 use plimsoll_model::world::{NodeTime, NodeView, Phase};
-use plimsoll_model::App;
 use plimsoll_store::{Scope as StoreScope, Store, StoreError};
 
 use crate::app::Identity;
@@ -72,7 +72,12 @@ impl Orphans {
         Ok(app.is_some_and(|app| app.meta.uid == marked.app))
     }
 
-    async fn handle(&mut self, driver: &dyn Driver, scope: &Scope, marked: &Marked) -> Result<(), DriverError> {
+    async fn handle(
+        &mut self,
+        driver: &dyn Driver,
+        scope: &Scope,
+        marked: &Marked,
+    ) -> Result<(), DriverError> {
         let Sighting::Node(view) = driver.observe(&marked.app).await? else { return Ok(()) };
         let seen = (scope.clone(), marked.instance.clone());
         let first = self.first_seen.entry(seen).or_insert_with(|| view.now.clone());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use plimsoll_model::id::{Digest, ObjectName, TargetName, Uid};
+use plimsoll_model::id::{Digest, ObjectName, PlanNo, TargetName, Uid};
 use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Plans, Rejection};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::status::{AppStatus, Outcome, OutcomeRecord, OutcomeState, PlanRef, Waited};
@@ -11,7 +11,7 @@ use plimsoll_model::wait::Wait;
 use plimsoll_model::world::{ServiceIp, World};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
 use plimsoll_plan::{Course, Decision, Input};
-use plimsoll_store::{Batch, New, Query, Scope, Store, StoreError};
+use plimsoll_store::{Batch, KindName, New, Query, Scope, Store, StoreError};
 
 use crate::surroundings::{literal_routes, plan_name, revision_name, route_claim};
 
@@ -74,7 +74,12 @@ pub(crate) fn status(old: &AppStatus, input: &Input, decision: &Decision) -> App
 }
 
 /// The outcome as it is to be stored: times are kept where the rest is the same.
-pub(crate) fn outcome(old: Option<&OutcomeRecord>, new: &Outcome, at: Timestamp, site: String) -> OutcomeRecord {
+pub(crate) fn outcome(
+    old: Option<&OutcomeRecord>,
+    new: &Outcome,
+    at: Timestamp,
+    site: String,
+) -> OutcomeRecord {
     let (state, waits): (_, &[Wait]) = match new {
         Outcome::Settled | Outcome::Gone => (OutcomeState::Settled, &[]),
         Outcome::Advanced => (OutcomeState::Advanced, &[]),
@@ -103,11 +108,12 @@ pub(crate) async fn batch(
     at: Timestamp,
 ) -> Result<Batch, StoreError> {
     let mut batch = Batch::new();
-    let unchanged = app.status.as_ref().is_some_and(|old| old.value == status && old.of == app.meta.generation);
-    let child = |suffix: &str, name: ObjectName| (child_uid(&app.meta.uid, suffix), app.meta.key.sibling(name));
+    let unchanged =
+        app.status.as_ref().is_some_and(|old| old.value == status && old.of == app.meta.generation);
+    let child =
+        |suffix: &str, name: ObjectName| (child_uid(&app.meta.uid, suffix), app.meta.key.sibling(name));
     if let Some(revision) = &decision.new_revision {
-        let (uid, key) =
-            child(&format!("r{}", revision.number), revision_name(&app.meta.key.name, revision.number));
+        let (uid, key) = child(&format!("r{}", revision.number), revision_name(&app.meta, revision.number));
         batch = batch.create(record::<AppRevisions>(app, uid, key, revision.clone(), at));
     }
     for (name, rejection) in &decision.rejections {
@@ -115,10 +121,10 @@ pub(crate) async fn batch(
         batch = batch.create(record::<Rejection>(app, uid, key, rejection.clone(), at));
     }
     if let Course::Adopt(plan) = &decision.course {
-        let (uid, key) = child(&format!("p{}", plan.no), plan_name(&app.meta.key.name, plan.no.0));
+        let (uid, key) = child(&format!("p{}", plan.no), plan_name(&app.meta, plan.no));
         batch = batch.create(record::<Plans>(app, uid, key, Plan::clone(plan), at));
         if let Some(oldest) = plan.no.0.checked_sub(KEPT_PLANS) {
-            let key = app.meta.key.sibling(plan_name(&app.meta.key.name, oldest));
+            let key = app.meta.key.sibling(plan_name(&app.meta, PlanNo(oldest)));
             if let Some(old) = store.get::<Plans>(&Scope::All, &key).await? {
                 batch = batch.delete(&old);
             }
@@ -131,13 +137,14 @@ pub(crate) async fn batch(
         batch = batch.create(record::<Claim>(app, child_uid(&app.meta.uid, name.as_str()), key, spec, at));
     }
     for name in held.difference(&status.claims) {
-        if let Some(claim) = store.get::<Claim>(&Scope::All, &ObjectKey::of_installation(name.clone())).await? {
-            batch = batch.delete(&claim);
+        let key = ObjectKey::of_installation(name.clone());
+        match store.get::<Claim>(&Scope::All, &key).await? {
+            Some(claim) => batch = batch.delete(&claim),
+            None => return Err(StoreError::Conflict { kind: KindName(Claim::PLURAL), key }),
         }
     }
     if unchanged && batch.is_empty() { Ok(batch) } else { Ok(batch.report(app, status, at)) }
 }
-
 
 fn record<K: Kind<Operations = ()>>(
     app: &Object<App>,
@@ -168,8 +175,14 @@ pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), Store
     for rejection in store.list::<Rejection>(&Scope::All, &owned).await? {
         batch = batch.delete(&rejection);
     }
-    for claim in store.list::<Claim>(&Scope::All, &owned).await? {
-        batch = batch.delete(&claim);
+    // The status knows its claims; a reading that does not is older than the status, and a claim that is left
+    // behind would keep its address or route from everybody for ever.
+    for name in app.status.iter().flat_map(|status| &status.value.claims) {
+        let key = ObjectKey::of_installation(name.clone());
+        match store.get::<Claim>(&Scope::All, &key).await? {
+            Some(claim) => batch = batch.delete(&claim),
+            None => return Err(StoreError::Conflict { kind: KindName(Claim::PLURAL), key }),
+        }
     }
     store.commit(&Scope::All, batch).await
 }

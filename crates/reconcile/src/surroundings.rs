@@ -1,15 +1,16 @@
 //! What surrounds an App: read from the store, handed to the planner as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use plimsoll_model::app::EnvValue;
-use plimsoll_model::id::{ComponentName, Digest, ObjectName, RevisionNo, TargetName};
+use plimsoll_model::id::{ComponentName, Digest, ObjectName, PlanNo, RevisionNo, TargetName};
 use plimsoll_model::kind::{AppRevisions, Claim};
 use plimsoll_model::operations::Power;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::step::Plan;
 use plimsoll_model::template::{self, Part};
-use plimsoll_model::{App, AppSpec, Component, Object, ObjectKey, Project, Secret, Target};
+use plimsoll_model::{App, AppSpec, Component, Metadata, Object, ObjectKey, Project, Secret, Target};
 use plimsoll_plan::{Context, EndpointView, SecretView};
 use plimsoll_store::{Scope, Store, StoreError};
 
@@ -20,11 +21,15 @@ pub const DEFAULT_TARGET: &str = "local";
 pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, StoreError> {
     let others = neighbours(store, app).await?;
     let target = target_of(store, app).await?;
-    let target_key = ObjectKey::of_installation(target.as_str().parse().expect("a target name is an object name"));
+    let target_key =
+        ObjectKey::of_installation(target.as_str().parse().expect("a target name is an object name"));
     let target_spec = store.get::<Target>(&Scope::All, &target_key).await?.map(|it| it.spec);
     let mut context = match target_spec {
         Some(spec) => Context::bare(target, spec),
-        None => Context { target_spec: None, ..Context::bare(target, Default::default()) },
+        None => Context {
+            target_spec: None,
+            ..Context::bare(target, plimsoll_model::kind::TargetSpec::default())
+        },
     };
     context.endpoints = endpoints(&app.spec, &others);
     context.cycle = cycle(app, &others);
@@ -35,7 +40,7 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
         }
     }
     for number in known_revisions(app) {
-        let key = app.meta.key.sibling(revision_name(&app.meta.key.name, number));
+        let key = app.meta.key.sibling(revision_name(&app.meta, number));
         if let Some(revision) = store.get::<AppRevisions>(&Scope::All, &key).await? {
             context.revisions.insert(number, revision.spec);
         }
@@ -47,16 +52,23 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
 /// The current plan, where it is still kept.
 pub(crate) async fn current_plan(store: &Store, app: &Object<App>) -> Result<Option<Plan>, StoreError> {
     let Some(current) = app.status.as_ref().and_then(|status| status.value.plan) else { return Ok(None) };
-    let key = app.meta.key.sibling(plan_name(&app.meta.key.name, current.no.0));
+    let key = app.meta.key.sibling(plan_name(&app.meta, current.no));
     Ok(store.get::<plimsoll_model::kind::Plans>(&Scope::All, &key).await?.map(|plan| plan.spec))
 }
 
-pub(crate) fn plan_name(app: &ObjectName, no: u64) -> ObjectName {
-    format!("{app}.p{no}").parse().expect("a name and a number form a name")
+/// Name of one of an App's records. It holds the App's identity, not only its name: records of an earlier App
+/// of the same name can never be in the way.
+pub(crate) fn record_name(app: &Metadata, what: impl fmt::Display) -> ObjectName {
+    let identity = Digest::of_json(&app.uid).short();
+    format!("{}.{}.{what}", app.key.name, &identity[..6]).parse().expect("names and a number form a name")
 }
 
-pub(crate) fn revision_name(app: &ObjectName, number: RevisionNo) -> ObjectName {
-    format!("{app}.r{number}").parse().expect("a name and a number form a name")
+pub(crate) fn plan_name(app: &Metadata, no: PlanNo) -> ObjectName {
+    record_name(app, format_args!("p{no}"))
+}
+
+pub(crate) fn revision_name(app: &Metadata, number: RevisionNo) -> ObjectName {
+    record_name(app, format_args!("r{number}"))
 }
 
 /// Name of the claim on a host and path of a target's router.
@@ -70,7 +82,8 @@ async fn target_of(store: &Store, app: &Object<App>) -> Result<TargetName, Store
         return Ok(target.clone());
     }
     if let Some(project) = &app.meta.key.project {
-        let key = ObjectKey::of_installation(project.as_str().parse().expect("a project name is an object name"));
+        let key =
+            ObjectKey::of_installation(project.as_str().parse().expect("a project name is an object name"));
         if let Some(target) = store.get::<Project>(&Scope::All, &key).await?.and_then(|it| it.spec.target) {
             return Ok(target);
         }
@@ -123,7 +136,8 @@ fn endpoints(
         }
         let status = other.status.as_ref().map(|status| &status.value);
         let memory = status.and_then(|status| status.memory.get(&from.component));
-        let available = status.and_then(|status| status.components.get(&from.component)).map_or(0, |it| it.available);
+        let available =
+            status.and_then(|status| status.components.get(&from.component)).map_or(0, |it| it.available);
         let only = || component.ports.keys().next().cloned();
         let view = EndpointView {
             interface: provide.interface.clone(),
@@ -169,7 +183,8 @@ fn cycle(app: &Object<App>, others: &BTreeMap<ObjectName, Object<App>>) -> Optio
         None
     }
     let own = &app.meta.key.name;
-    let mut apps: BTreeMap<&ObjectName, &AppSpec> = others.iter().map(|(name, it)| (name, &it.spec)).collect();
+    let mut apps: BTreeMap<&ObjectName, &AppSpec> =
+        others.iter().map(|(name, it)| (name, &it.spec)).collect();
     apps.insert(own, &app.spec);
     app.spec.components.keys().find_map(|component| {
         let found = visit(&apps, (own, component), &mut Vec::new(), &mut BTreeSet::new())?;
@@ -221,10 +236,9 @@ async fn taken(
     let mut taken = BTreeMap::new();
     for (host, path) in literal_routes(&app.spec) {
         let key = ObjectKey::of_installation(route_claim(target, host, path));
-        if let Some(claim) = store.get::<Claim>(&Scope::All, &key).await? {
-            if claim.spec.app != app.meta.uid {
-                taken.insert((host.to_owned(), path.to_owned()), claim.spec.key.name);
-            }
+        let claim = store.get::<Claim>(&Scope::All, &key).await?;
+        if let Some(claim) = claim.filter(|claim| claim.spec.app != app.meta.uid) {
+            taken.insert((host.to_owned(), path.to_owned()), claim.spec.key.name);
         }
     }
     Ok(taken)

@@ -69,7 +69,9 @@ fn view<'a>(seen: &'a Seen, scope: &Scope, app: &Uid) -> Option<&'a Sighting> {
 fn step_finding(action: &Action, node: Option<&NodeView>, router: Option<&RouterView>) -> Option<String> {
     match action {
         Action::Create { instance, .. } => {
-            let Some(node) = node else { return Some(format!("creates {instance} on a node that did not answer")) };
+            let Some(node) = node else {
+                return Some(format!("creates {instance} on a node that did not answer"));
+            };
             let there = node.instances.get(instance)?;
             (there.phase != Phase::Stopped).then(|| format!("creates {instance}, which is there"))
         }
@@ -78,7 +80,9 @@ fn step_finding(action: &Action, node: Option<&NodeView>, router: Option<&Router
             (!stopped).then(|| format!("removes {instance}, which has not ended"))
         }
         Action::Stop { instance, .. } => {
-            let Some(router) = router else { return Some(format!("stops {instance} though its traffic is unknown")) };
+            let Some(router) = router else {
+                return Some(format!("stops {instance} though its traffic is unknown"));
+            };
             let member = router.members.get(instance)?;
             let drained = match member.state {
                 MemberState::Active => false,
@@ -86,9 +90,11 @@ fn step_finding(action: &Action, node: Option<&NodeView>, router: Option<&Router
             };
             (!drained).then(|| format!("stops {instance}, which is not drained"))
         }
-        Action::Close | Action::Publish { .. } | Action::Admit { .. } | Action::Drain { .. } | Action::Expel { .. } => {
-            None
-        }
+        Action::Close
+        | Action::Publish { .. }
+        | Action::Admit { .. }
+        | Action::Drain { .. }
+        | Action::Expel { .. } => None,
     }
 }
 
@@ -113,7 +119,10 @@ fn budgets(plan: &Plan, declared: &Declared, seen: &Seen, findings: &mut Vec<Str
         let steps = || plan.steps.iter().filter(|step| step.component.as_ref() == Some(name));
         let creates = steps().filter(|step| matches!(step.action, Action::Create { .. })).count();
         if creates > 0 && live + creates > replicas + surge {
-            findings.push(format!("plan {} of {}: {live} copies of {name} and {creates} more", plan.no, plan.key));
+            findings.push(format!(
+                "plan {} of {}: {live} copies of {name} and {creates} more",
+                plan.no, plan.key
+            ));
         }
         let off = declared.deleting || declared.operations.power == Power::Off || replicas == 0;
         if off || component.update.strategy == Strategy::Recreate {
@@ -152,4 +161,3 @@ pub(crate) fn numbers(name: &ComponentName, component: &Component, operations: &
     let surge = if component.update.strategy == Strategy::Recreate { 0 } else { surge };
     Numbers { replicas, surge, unavailable }
 }
-

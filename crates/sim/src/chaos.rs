@@ -73,7 +73,8 @@ impl Chaos {
         if let Some(old) = self.followed.get(&key) {
             let forked = (new.0, new.1) == (old.0, old.1) && new.2 != old.2;
             if (new.0, new.1) < (old.0, old.1) || forked {
-                self.violations.push(format!("{scope} followed plan {} after plan {} of {}", new.1, old.1, key.1));
+                self.violations
+                    .push(format!("{scope} followed plan {} after plan {} of {}", new.1, old.1, key.1));
             }
         }
         self.followed.insert(key, new);
@@ -92,7 +93,15 @@ impl Turn {
     }
 
     async fn taken(&self) {
-        poll_fn(|_| if self.granted.swap(false, Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|context| {
+            if self.granted.swap(false, Ordering::Relaxed) {
+                return Poll::Ready(());
+            }
+            // Combinators poll only what was woken; the next turn may come at any time.
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -204,12 +213,7 @@ pub(crate) struct ChaosDriver<D> {
 }
 
 impl<D: Driver> ChaosDriver<D> {
-    async fn perform(
-        &self,
-        step: &Step,
-        fence: &Fence,
-        secrets: &SecretValues,
-    ) -> Result<(), DriverError> {
+    async fn perform(&self, step: &Step, fence: &Fence, secrets: &SecretValues) -> Result<(), DriverError> {
         let result = self.inner.execute(step, fence, secrets).await;
         let mut chaos = lock(&self.chaos);
         if result.is_ok() {
@@ -221,7 +225,12 @@ impl<D: Driver> ChaosDriver<D> {
             Err(error) => error.to_string(),
         };
         let instance = step.action.instance().map(ToString::to_string).unwrap_or_default();
-        chaos.trace.push(format!("    {} {instance} of {} @{}: {ended}", step.action.verb(), fence.key, fence.plan));
+        chaos.trace.push(format!(
+            "    {} {instance} of {} @{}: {ended}",
+            step.action.verb(),
+            fence.key,
+            fence.plan
+        ));
         result
     }
 }

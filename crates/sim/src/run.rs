@@ -29,7 +29,7 @@ use crate::scenario::Scenario;
 use crate::truth::Truth;
 
 /// Rounds of one second that a calm world may take to settle.
-const MOST_ROUNDS: u32 = 2_000;
+const MOST_ROUNDS: u32 = 600;
 
 /// The grace time of orphans, and some more.
 const ORPHANS_GONE: Span = Span::seconds(1_300);
@@ -251,7 +251,8 @@ impl World {
 
     /// Lets one control plane make its next call.
     fn poll(&mut self, index: usize) {
-        let rival = self.planes.iter().enumerate().any(|(other, plane)| other != index && plane.pass.is_some());
+        let rival =
+            self.planes.iter().enumerate().any(|(other, plane)| other != index && plane.pass.is_some());
         let now = self.now;
         let plane = &mut self.planes[index];
         if plane.pass.is_none() {
@@ -271,7 +272,9 @@ impl World {
         }
         if let Poll::Ready(look) = ended {
             let key = key.clone();
-            lock(&self.chaos).trace.push(format!("plane {index} is done with {key}: {}", outcome_name(&look)));
+            lock(&self.chaos)
+                .trace
+                .push(format!("plane {index} is done with {key}: {}", outcome_name(&look)));
             plane.pass = None;
             plane.queue.done(&key, &look, now);
             if look.outcome == Outcome::Settled {
@@ -355,11 +358,15 @@ impl World {
         self.planted += 1;
         let n = self.planted;
         let foreign = self.rng.bool();
-        let installation = if foreign { "elsewhere".parse().expect("a valid id") } else { self.installation.clone() };
+        let installation =
+            if foreign { "elsewhere".parse().expect("a valid id") } else { self.installation.clone() };
         let marked = Marked {
             installation,
             app: format!("lost-{n}").parse().expect("a valid uid"),
-            key: ObjectKey::in_project("demo".parse().expect("a name"), format!("lost-{n}").parse().expect("a name")),
+            key: ObjectKey::in_project(
+                "demo".parse().expect("a name"),
+                format!("lost-{n}").parse().expect("a name"),
+            ),
             instance: format!("lost-{n}").parse().expect("a valid id"),
         };
         let instance = Instance {
@@ -467,7 +474,7 @@ impl World {
     /// One second in which everything that is due is done.
     fn round(&mut self) -> Result<(), Box<Failure>> {
         self.scan(0);
-        for _ in 0..2_000 {
+        for _ in 0..1_000 {
             if self.planes[0].pass.is_none() && self.planes[0].queue.due() != Some(Span::ZERO) {
                 break;
             }
@@ -496,16 +503,30 @@ impl World {
             let is_bad = || {
                 let components = app.status.iter().flat_map(|status| &status.value.components);
                 components.filter(|(name, _)| Some(*name) == wait.component()).any(|(_, it)| {
-                    let revision = it.revision.map(|revision| self.script.of(revision));
-                    revision.is_some_and(|it| !matches!(it, Behaviour::Good { .. }))
+                    let mut revisions =
+                        it.revision.into_iter().chain(it.instances.iter().map(|copy| copy.revision));
+                    revisions.any(|revision| !matches!(self.script.of(revision), Behaviour::Good { .. }))
                 })
             };
             let fine = match wait.reason() {
                 Reason::Rejected { .. } | Reason::ProviderMissing { .. } | Reason::RouteTaken { .. } => true,
-                Reason::GateFailed { .. } | Reason::NotReady { .. } | Reason::Crashing { .. } | Reason::Soaking => is_bad(),
+                Reason::GateFailed { .. }
+                | Reason::NotReady { .. }
+                | Reason::Crashing { .. }
+                | Reason::Soaking => is_bad(),
                 Reason::ProviderNotReady { from } => {
                     let provider = from.app.as_ref().unwrap_or(&app.meta.key.name);
-                    waits.iter().any(|(other, reason)| other.meta.key.name == *provider && reason != wait)
+                    let apps = self.apps();
+                    let status = apps
+                        .iter()
+                        .find(|it| it.meta.key.name == *provider)
+                        .and_then(|it| it.status.as_ref());
+                    let component = status.and_then(|it| it.value.components.get(&from.component));
+                    let bad = |revision| !matches!(self.script.of(revision), Behaviour::Good { .. });
+                    component.is_some_and(|it| it.desired == 0 || it.revision.is_some_and(bad))
+                        || waits
+                            .iter()
+                            .any(|(other, reason)| other.meta.key.name == *provider && reason != wait)
                 }
                 _ => false,
             };
@@ -555,7 +576,8 @@ impl World {
 
     fn effects(&self) -> Vec<(String, String)> {
         let copies = self.node.copies();
-        let copies = copies.iter().map(|(marked, it)| (marked.instance.to_string(), format!("{:?}", it.revision)));
+        let copies =
+            copies.iter().map(|(marked, it)| (marked.instance.to_string(), format!("{:?}", it.revision)));
         copies.collect()
     }
 
@@ -580,11 +602,17 @@ impl World {
                     .collect();
                 slots.sort_unstable();
                 if slots != (0..u32::try_from(replicas).unwrap_or(u32::MAX)).collect::<Vec<_>>() {
-                    return Err(self.failure(format!("{}/{name} has slots {slots:?}, not {replicas}", app.meta.key)));
+                    return Err(
+                        self.failure(format!("{}/{name} has slots {slots:?}, not {replicas}", app.meta.key))
+                    );
                 }
             }
             if mine.len() != expected {
-                return Err(self.failure(format!("{} has {} copies, not {expected}", app.meta.key, mine.len())));
+                return Err(self.failure(format!(
+                    "{} has {} copies, not {expected}",
+                    app.meta.key,
+                    mine.len()
+                )));
             }
             if view.members.keys().any(|id| !mine.iter().any(|(marked, _)| marked.instance == *id)) {
                 return Err(self.failure(format!("{} has members without a copy", app.meta.key)));
@@ -616,8 +644,7 @@ mod tests {
             world.learn_declarations(None);
             world.scan(0);
             (0..200).for_each(|_| world.one_step());
-            let trace = lock(&world.chaos).trace.clone();
-            trace
+            lock(&world.chaos).trace.clone()
         };
         assert_eq!(trace(11), trace(11));
         assert_ne!(trace(11), trace(12));

@@ -119,7 +119,14 @@ impl Scenario {
             Some(old) => Batch::new().declare(&old, spec, ()),
             None => {
                 let uid = self.uid("creds");
-                Batch::new().create(New::<Secret> { uid, key, owner: None, at: Timestamp(0), spec, operations: () })
+                Batch::new().create(New::<Secret> {
+                    uid,
+                    key,
+                    owner: None,
+                    at: Timestamp(0),
+                    spec,
+                    operations: (),
+                })
             }
         };
         self.commit(batch).await
@@ -162,7 +169,7 @@ impl Scenario {
             0..6 => Behaviour::Good { after: Span::millis(rng.u64(0..4000)) },
             6 => Behaviour::NeverReady,
             7 => Behaviour::Crashing { after: Span::millis(500) },
-            8 => Behaviour::Flapping { every: Span::seconds(4) },
+            8 => Behaviour::Flapping { every: Span::seconds(2) },
             _ => Behaviour::Good { after: Span::seconds(15) },
         };
         let version = format!("{}", rng.u32(2..12));

@@ -47,7 +47,8 @@ impl Truth {
         let copies = node.copies();
         let mut by_component: BTreeMap<(&Uid, &ComponentName), usize> = BTreeMap::new();
         let mut by_slot = BTreeMap::new();
-        let live = copies.iter().filter(|(marked, it)| marked.installation == self.installation && it.is_live());
+        let live =
+            copies.iter().filter(|(marked, it)| marked.installation == self.installation && it.is_live());
         for (marked, it) in live {
             *by_component.entry((&marked.app, &it.component)).or_default() += 1;
             let key = (marked.app.clone(), it.component.clone());
@@ -65,13 +66,21 @@ impl Truth {
         }
         self.foreign.iter().find_map(|(marked, instance)| {
             let there = copies.iter().find(|(other, _)| other.instance == marked.instance);
-            let same = there.is_some_and(|(_, it)| !matches!(it.phase, Phase::Stopping { .. } | Phase::Stopped));
-            (!same).then(|| format!("{} of another installation was touched ({:?})", marked.instance, instance.phase))
+            let same =
+                there.is_some_and(|(_, it)| !matches!(it.phase, Phase::Stopping { .. } | Phase::Stopped));
+            (!same).then(|| {
+                format!("{} of another installation was touched ({:?})", marked.instance, instance.phase)
+            })
         })
     }
 
     /// What is left of Apps that are not there any more.
-    pub(crate) fn leftovers(&self, node: &FakeNode, router: &FakeRouter, apps: &[Object<App>]) -> Vec<String> {
+    pub(crate) fn leftovers(
+        &self,
+        node: &FakeNode,
+        router: &FakeRouter,
+        apps: &[Object<App>],
+    ) -> Vec<String> {
         let known = |uid: &Uid| apps.iter().any(|app| app.meta.uid == *uid);
         let mut found = Vec::new();
         for (marked, _) in node.copies() {
@@ -79,7 +88,9 @@ impl Truth {
                 found.push(format!("{} is left of {}", marked.instance, marked.app));
             }
         }
-        found.extend(router.apps().iter().filter(|uid| !known(uid)).map(|uid| format!("a table is left of {uid}")));
+        found.extend(
+            router.apps().iter().filter(|uid| !known(uid)).map(|uid| format!("a table is left of {uid}")),
+        );
         found
     }
 }

@@ -257,9 +257,10 @@ fn new_copy(step: &Step, fence: &Fence, now: Span, blocked: Option<Blockage>) ->
     else {
         return Err(incomplete());
     };
-    let endpoints = launch.ports.iter().map(|(name, port)| {
-        (name.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, *port)))
-    });
+    let endpoints = launch
+        .ports
+        .iter()
+        .map(|(name, port)| (name.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, *port))));
     let mut copy = Kept {
         marked: Marked {
             installation: fence.installation.clone(),
@@ -295,12 +296,12 @@ impl Driver for FakeNode {
     fn observe<'a>(&'a self, app: &'a Uid) -> Fut<'a, Result<Sighting, DriverError>> {
         Box::pin(async move {
             let state = self.lock();
-            let ours = |copy: &&Kept| {
-                copy.marked.app == *app && copy.marked.installation == self.installation
-            };
+            let ours =
+                |copy: &&Kept| copy.marked.app == *app && copy.marked.installation == self.installation;
             let boot: BootId = format!("boot-{}", state.boot).parse().expect("a valid boot id");
             Ok(Sighting::Node(NodeView {
                 now: NodeTime { boot, elapsed: state.elapsed },
+                following: state.ledger.following(app),
                 effects: state.ledger.effects(app),
                 closed: state.ledger.is_closed(app),
                 instances: state

@@ -85,6 +85,7 @@ impl State {
     fn view(&self, app: &Uid) -> RouterView {
         let table = self.tables.get(app);
         RouterView {
+            following: self.ledger.following(app),
             effects: self.ledger.effects(app),
             table: table.map(|it| it.table.clone()).unwrap_or_default(),
             members: table
@@ -113,10 +114,16 @@ impl State {
                 changed
             }
             Action::Admit { instance, .. } => {
-                let component =
-                    step.component.clone().ok_or_else(|| DriverError::Terminal("an admission names its component".into()))?;
+                let component = step
+                    .component
+                    .clone()
+                    .ok_or_else(|| DriverError::Terminal("an admission names its component".into()))?;
                 let kept = app.members.entry(instance.clone()).or_insert_with(|| Kept {
-                    member: Member { component, state: MemberState::Draining { since: Span::ZERO }, in_flight: 0 },
+                    member: Member {
+                        component,
+                        state: MemberState::Draining { since: Span::ZERO },
+                        in_flight: 0,
+                    },
                     draining_since: now,
                 });
                 let changed = kept.member.state != MemberState::Active;

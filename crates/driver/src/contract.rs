@@ -1,1 +1,0 @@
-//! What every driver must do, as a suite that each implementation runs.
