@@ -60,7 +60,7 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         return Verdict::Idle;
     }
     let same = |it: &Rollout| it.to == gate.wanted.revision && it.bindings == bindings;
-    let mut rollout = under_way.filter(same).unwrap_or_else(|| Rollout {
+    let mut rollout = under_way.filter(same).unwrap_or(Rollout {
         to: gate.wanted.revision,
         bindings,
         best: 0,

@@ -162,7 +162,7 @@ impl World {
             chaos,
             rng,
         };
-        for _ in 0..1 + world.rng.usize(0..2) {
+        for _ in 0..=world.rng.usize(0..2) {
             let plane = world.plane();
             world.planes.push(plane);
         }

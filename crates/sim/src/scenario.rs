@@ -115,19 +115,16 @@ impl Scenario {
         let spec = SecretSpec { data: data.into() };
         let key = self.key("creds");
         let old = self.store.get::<Secret>(&Scope::All, &key).await.expect("memory answers");
-        let batch = match old {
-            Some(old) => Batch::new().declare(&old, spec, ()),
-            None => {
-                let uid = self.uid("creds");
-                Batch::new().create(New::<Secret> {
-                    uid,
-                    key,
-                    owner: None,
-                    at: Timestamp(0),
-                    spec,
-                    operations: (),
-                })
-            }
+        let batch = if let Some(old) = old { Batch::new().declare(&old, spec, ()) } else {
+            let uid = self.uid("creds");
+            Batch::new().create(New::<Secret> {
+                uid,
+                key,
+                owner: None,
+                at: Timestamp(0),
+                spec,
+                operations: (),
+            })
         };
         self.commit(batch).await
     }
