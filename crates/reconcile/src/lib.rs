@@ -1,7 +1,7 @@
 //! The reconcilers: for each kind the loop that reads the world, plans, makes the plan current, and acts.
 //!
 //! [`AppReconciler`] brings one App closer to its declaration. Each pass reads everything anew: the App, its
-//! surroundings, and what every driver holds of it; asks [`plimsoll_plan::decide`]; commits the new status and, where there are
+//! surroundings, and what every driver holds of it; asks [`decide`](fn@plimsoll_plan::decide); commits the new status and, where there are
 //! new steps, the new plan, as one batch with the App's revision as precondition; and only then carries the steps
 //! out. Whatever happens in between (a crash, a lost reply, a second control plane) the next pass starts from
 //! what is there. [`Orphans`] finds copies of this installation that no App owns.

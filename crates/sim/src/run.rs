@@ -16,7 +16,7 @@ use plimsoll_model::kind::Sealed;
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::status::Outcome;
+use plimsoll_model::status::{Outcome, OutcomeState};
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::{Blockage, Instance, Phase};
 use plimsoll_model::{App, Object, ObjectKey};
@@ -214,7 +214,12 @@ impl World {
 
     fn learn_declarations(&mut self, settled: Option<&ObjectKey>) {
         for app in self.apps() {
-            self.truth.declared(&app, settled == Some(&app.meta.key));
+            // A settled look at an older declaration says nothing of the present one.
+            let current = app.status.as_ref().is_some_and(|status| {
+                let record = status.value.outcome.as_ref();
+                status.of == app.meta.generation && record.is_some_and(|it| it.state == OutcomeState::Settled)
+            });
+            self.truth.declared(&app, current && settled == Some(&app.meta.key));
         }
     }
 

@@ -115,7 +115,9 @@ impl Scenario {
         let spec = SecretSpec { data: data.into() };
         let key = self.key("creds");
         let old = self.store.get::<Secret>(&Scope::All, &key).await.expect("memory answers");
-        let batch = if let Some(old) = old { Batch::new().declare(&old, spec, ()) } else {
+        let batch = if let Some(old) = old {
+            Batch::new().declare(&old, spec, ())
+        } else {
             let uid = self.uid("creds");
             Batch::new().create(New::<Secret> {
                 uid,
