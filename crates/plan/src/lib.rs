@@ -1,6 +1,6 @@
 //! The planner: from what is declared and what was observed to what is due now.
 //!
-//! [`decide`] is a pure, synchronous function. It has no clock, no randomness and no IO: time is a reading in
+//! [`decide()`] is a pure, synchronous function. It has no clock, no randomness and no IO: time is a reading in
 //! the observed [`World`](plimsoll_model::world::World), and the same input gives the same decision byte for byte. A plan leaves no
 //! choice to whoever carries it out: ids, addresses and predecessors are in its steps.
 //!
@@ -8,7 +8,7 @@
 //! acknowledged, a process gone) comes in a later decision on a later observation. [`path::path`] runs the same function in a
 //! modelled world until it settles, which is what `plimsoll plan` prints.
 //!
-//! The way through the crate: [`resolve`] (declaration to revisions), [`bindings`](mod@bindings) (what copies are given), `survey`
+//! The way through the crate: `resolve` (declaration to revisions), `bindings` (what copies are given), `survey`
 //! (one component's copies as they are), `rollout` (is the gate passed or failed), `replace` (which copies come
 //! and go within the budgets), `routing` (traffic), `decide` (all of it together, as a numbered plan).
 //!
