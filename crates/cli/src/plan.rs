@@ -200,6 +200,7 @@ fn line(step: &Step, color: bool) -> String {
         | Action::Remove { .. }
         | Action::Drain { .. }
         | Action::Expel { .. }
+        | Action::Withdraw
         | Action::Close => ('-', 31),
     };
     let what = match (&step.component, step.slot) {

@@ -151,7 +151,11 @@ impl Step {
             Action::Create { .. } | Action::Stop { .. } | Action::Remove { .. } | Action::Close => {
                 Scope::Node(self.target.clone())
             }
-            Action::Publish { .. } | Action::Admit { .. } | Action::Drain { .. } | Action::Expel { .. } => {
+            Action::Publish { .. }
+            | Action::Admit { .. }
+            | Action::Drain { .. }
+            | Action::Expel { .. }
+            | Action::Withdraw => {
                 Scope::Router(self.target.clone())
             }
         }
@@ -209,6 +213,8 @@ pub enum Action {
         /// The copy.
         instance: InstanceId,
     },
+    /// Remove the App's addresses and routes and refuse every later effect for it: the App is gone.
+    Withdraw,
 }
 
 impl Action {
@@ -223,6 +229,7 @@ impl Action {
             Self::Admit { .. } => "admit",
             Self::Drain { .. } => "drain",
             Self::Expel { .. } => "expel",
+            Self::Withdraw => "withdraw",
         }
     }
 
@@ -235,7 +242,7 @@ impl Action {
             | Self::Admit { instance, .. }
             | Self::Drain { instance }
             | Self::Expel { instance } => Some(instance),
-            Self::Close | Self::Publish { .. } => None,
+            Self::Close | Self::Publish { .. } | Self::Withdraw => None,
         }
     }
 }

@@ -227,6 +227,8 @@ pub struct RouterView {
     pub following: PlanNo,
     /// Effects recorded for the App so far.
     pub effects: Effects,
+    /// The App was withdrawn here: every later effect is refused.
+    pub closed: bool,
     /// Addresses and routes, as last published.
     pub table: Table,
     /// Instances that receive or have received traffic.

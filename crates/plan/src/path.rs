@@ -189,7 +189,11 @@ fn on_node(node: &mut NodeView, step: &Step) {
             node.instances.remove(instance);
         }
         Action::Close => node.closed = true,
-        Action::Publish { .. } | Action::Admit { .. } | Action::Drain { .. } | Action::Expel { .. } => {}
+        Action::Publish { .. }
+        | Action::Admit { .. }
+        | Action::Drain { .. }
+        | Action::Expel { .. }
+        | Action::Withdraw => {}
     }
 }
 
@@ -210,6 +214,7 @@ fn on_router(router: &mut RouterView, step: &Step) {
         Action::Expel { instance } => {
             router.members.remove(instance);
         }
+        Action::Withdraw => *router = RouterView { closed: true, ..RouterView::default() },
         Action::Create { .. } | Action::Stop { .. } | Action::Remove { .. } | Action::Close => {}
     }
 }

@@ -9,7 +9,7 @@ use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::{ComponentRevision, RejectionRecord};
 use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected};
-use plimsoll_model::step::{Cause, Plan, Scope, Step, Table};
+use plimsoll_model::step::{Action, Cause, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::{Presence, RouterView, ServiceIp};
@@ -481,15 +481,17 @@ impl<'a> Planner<'a> {
             match (&view.node, &view.router) {
                 (Presence::Unknown, _) | (_, Presence::Unknown) => left = true,
                 (Presence::Present(node), _) if !node.instances.is_empty() => left = true,
-                (_, Presence::Present(router)) if !router.table.is_empty() => {
-                    self.steps.publish(target, Table::default());
-                    left = true;
+                (node, router) => {
+                    // Also where nothing was ever seen: a step given up long ago may still arrive.
+                    let ends = [
+                        node.present().filter(|node| !node.closed).map(|_| Action::Close),
+                        router.present().filter(|router| !router.closed).map(|_| Action::Withdraw),
+                    ];
+                    for action in ends.into_iter().flatten() {
+                        self.steps.end(target, action);
+                        left = true;
+                    }
                 }
-                (Presence::Present(node), _) if !node.closed => {
-                    self.steps.close(target);
-                    left = true;
-                }
-                _ => {}
             }
         }
         self.gone = !left;

@@ -62,12 +62,13 @@ impl<'a> Steps<'a> {
         self.published.insert(target.clone(), no);
     }
 
-    pub(crate) fn close(&mut self, target: &TargetName) {
+    /// The last step of an App on a node or in a router.
+    pub(crate) fn end(&mut self, target: &TargetName, action: Action) {
         self.push(Step {
             target: target.clone(),
             component: None,
             slot: None,
-            action: Action::Close,
+            action,
             after: Vec::new(),
             cause: Cause::Retire,
         });

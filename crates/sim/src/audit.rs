@@ -94,7 +94,8 @@ fn step_finding(action: &Action, node: Option<&NodeView>, router: Option<&Router
         | Action::Publish { .. }
         | Action::Admit { .. }
         | Action::Drain { .. }
-        | Action::Expel { .. } => None,
+        | Action::Expel { .. }
+        | Action::Withdraw => None,
     }
 }
 

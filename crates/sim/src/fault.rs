@@ -50,6 +50,8 @@ named!(
         Drain = "drain",
         /// A step.
         Expel = "expel",
+        /// A step.
+        Withdraw = "withdraw",
     }
 );
 
@@ -91,6 +93,7 @@ impl Op {
             Action::Admit { .. } => Self::Admit,
             Action::Drain { .. } => Self::Drain,
             Action::Expel { .. } => Self::Expel,
+            Action::Withdraw => Self::Withdraw,
         }
     }
 

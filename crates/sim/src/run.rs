@@ -219,7 +219,10 @@ impl World {
                 let record = status.value.outcome.as_ref();
                 status.of == app.meta.generation && record.is_some_and(|it| it.state == OutcomeState::Settled)
             });
-            self.truth.declared(&app, current && settled == Some(&app.meta.key));
+            // Nor does one while a step that its sender gave up is still on its way.
+            let under_way = lock(&self.chaos).late.iter().any(|(_, fence)| fence.app == app.meta.uid);
+            let settled = current && !under_way && settled == Some(&app.meta.key);
+            self.truth.declared(&app, settled, &self.node);
         }
     }
 
@@ -468,7 +471,7 @@ impl World {
         if let Some(what) = left.into_iter().next() {
             return Err(self.failure(what));
         }
-        if !waits.is_empty() {
+        if !waits.is_empty() || self.runs_a_bad_program() {
             return Ok(false);
         }
         self.is_silent()?;
@@ -500,6 +503,12 @@ impl World {
             found.extend(record.into_iter().flat_map(|it| it.waits).map(|it| (app.clone(), it.wait)));
         }
         found
+    }
+
+    /// A program that flaps may happen to be ready now and not a second later.
+    fn runs_a_bad_program(&self) -> bool {
+        let copies = self.node.copies();
+        copies.iter().any(|(_, it)| !matches!(self.script.of(it.revision), Behaviour::Good { .. }))
     }
 
     /// In a calm world nothing may wait but for a person, a bad program, or one of these.

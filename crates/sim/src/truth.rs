@@ -25,11 +25,17 @@ impl Truth {
     }
 
     /// A declaration may allow more copies than the ones before; it forbids none that are there already.
-    pub(crate) fn declared(&mut self, app: &Object<App>, settled: bool) {
+    /// What a stale reading called settled may still have more; those copies were allowed once and stay so.
+    pub(crate) fn declared(&mut self, app: &Object<App>, settled: bool, node: &FakeNode) {
+        let copies = node.copies();
         for (name, component) in &app.spec.components {
             let Numbers { replicas, surge, .. } = numbers(name, component, &app.operations);
             let key = (app.meta.uid.clone(), name.clone());
             let ceiling = self.ceilings.entry(key.clone()).or_default();
+            let live = copies.iter().filter(|(marked, it)| {
+                settled && marked.app == app.meta.uid && it.component == *name && it.is_live()
+            });
+            let settled = settled && live.count() <= replicas + surge;
             *ceiling = if settled { replicas + surge } else { (*ceiling).max(replicas + surge) };
             if !component.volumes.is_empty() && !self.stateful.contains(&key) {
                 self.stateful.push(key);

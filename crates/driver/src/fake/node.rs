@@ -239,7 +239,11 @@ impl State {
                 self.ledger.close(&fence.app);
                 first
             }
-            Action::Publish { .. } | Action::Admit { .. } | Action::Drain { .. } | Action::Expel { .. } => {
+            Action::Publish { .. }
+            | Action::Admit { .. }
+            | Action::Drain { .. }
+            | Action::Expel { .. }
+            | Action::Withdraw => {
                 return Err(DriverError::Terminal("a node has no router's steps".into()));
             }
         };

@@ -87,6 +87,7 @@ impl State {
         RouterView {
             following: self.ledger.following(app),
             effects: self.ledger.effects(app),
+            closed: self.ledger.is_closed(app),
             table: table.map(|it| it.table.clone()).unwrap_or_default(),
             members: table
                 .into_iter()
@@ -139,6 +140,12 @@ impl State {
                 _ => false,
             },
             Action::Expel { instance } => app.members.remove(instance).is_some(),
+            Action::Withdraw => {
+                let first = !self.ledger.is_closed(&fence.app);
+                self.tables.remove(&fence.app);
+                self.ledger.close(&fence.app);
+                first
+            }
             Action::Create { .. } | Action::Stop { .. } | Action::Remove { .. } | Action::Close => {
                 return Err(DriverError::Terminal("a router has no node's steps".into()));
             }
