@@ -1,11 +1,8 @@
 //! `plimsoll sim`: seeds of the simulator, and the table of faults they met.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
-use plimsoll_sim::{Coverage, Failure, run};
+use plimsoll_sim::many;
 
 use crate::Ended;
 
@@ -23,50 +20,13 @@ pub(crate) struct Sim {
     steps: u32,
 }
 
-#[derive(Default)]
-struct Sum {
-    coverage: Coverage,
-    settled: u64,
-    failure: Option<Box<Failure>>,
-}
-
 impl Sim {
     #[expect(clippy::print_stdout, reason = "the table is this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let (first, count) = self.seed.map_or((0, self.seeds), |seed| (seed, 1));
-        let next = AtomicU64::new(0);
-        let sum = Mutex::new(Sum::default());
-        let lock = || sum.lock().unwrap_or_else(PoisonError::into_inner);
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= count || lock().failure.is_some() {
-                            return;
-                        }
-                        let result = run(first + index, self.steps);
-                        let mut sum = lock();
-                        match result {
-                            Ok(report) => {
-                                sum.coverage.add(&report.coverage);
-                                sum.settled += u64::from(report.settled);
-                            }
-                            // Of several failures the lowest seed is shown, so that a rerun shows the same.
-                            Err(failure) if sum.failure.as_ref().is_none_or(|it| failure.seed < it.seed) => {
-                                sum.failure = Some(failure);
-                            }
-                            Err(_) => {}
-                        }
-                    }
-                });
-            }
-        });
-        let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failure) = sum.failure {
-            bail!("{failure}again with: plimsoll sim --seed {} --steps {}", failure.seed, self.steps);
-        }
+        let sum = many(first, count, self.steps).map_err(|failure| {
+            anyhow!("{failure}again with: plimsoll sim --seed {} --steps {}", failure.seed, self.steps)
+        })?;
         println!("{}", sum.coverage);
         println!(
             "{count} seeds of {} steps held; {} of them ended with every App settled",

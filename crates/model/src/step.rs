@@ -155,9 +155,7 @@ impl Step {
             | Action::Admit { .. }
             | Action::Drain { .. }
             | Action::Expel { .. }
-            | Action::Withdraw => {
-                Scope::Router(self.target.clone())
-            }
+            | Action::Withdraw => Scope::Router(self.target.clone()),
         }
     }
 }

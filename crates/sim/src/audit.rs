@@ -3,36 +3,116 @@
 use std::collections::BTreeMap;
 
 use plimsoll_driver::Sighting;
-use plimsoll_model::id::{ComponentName, InstanceId, Uid};
+use plimsoll_model::id::{ComponentHash, ComponentName, InstanceId, ObjectName, Uid};
+use plimsoll_model::object::Observed;
 use plimsoll_model::operations::{Operations, Power};
 use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::RejectionRecord;
+use plimsoll_model::status::AppStatus;
 use plimsoll_model::step::{Action, Cause, Plan, Scope};
 use plimsoll_model::update::Strategy;
 use plimsoll_model::world::{Instance, MemberState, NodeView, Phase, RouterView};
 use plimsoll_model::{App, AppSpec, Component, Kind};
-use plimsoll_store::{Batch, KindName, Write};
+use plimsoll_store::{Batch, KindName, Row, Write};
 
 /// Requests may take this long to finish before their copy is stopped all the same.
 const DRAIN: Span = Span::seconds(30);
 
 type Seen = BTreeMap<(Scope, Uid), Option<Sighting>>;
 
-/// What is wrong with the plan that a batch makes current, if it makes one.
-pub(crate) fn batch(batch: &Batch, seen: &Seen) -> Vec<String> {
-    let put = |kind: &str| {
-        batch.writes.iter().find_map(|write| match write {
-            Write::Put { kind: KindName(name), row, .. } if *name == kind => Some(row),
-            _ => None,
-        })
-    };
-    let (Some(plan), Some(app)) = (put("plans"), put(App::PLURAL)) else { return Vec::new() };
-    let plan: Plan = parse(&plan.spec);
-    let declared = Declared {
-        spec: parse(&app.spec),
-        operations: parse(&app.operations),
-        deleting: app.meta.deleting.is_some(),
-    };
-    let mut findings = Vec::new();
+/// What the auditor remembers of everything that was ever committed, whatever the planner remembers.
+#[derive(Default)]
+pub(crate) struct Audit {
+    rejections: BTreeMap<ObjectName, RejectionRecord>,
+    goods: BTreeMap<(Uid, ComponentName), ComponentHash>,
+}
+
+fn put<'a>(batch: &'a Batch, kind: &str) -> Option<&'a Row> {
+    batch.writes.iter().find_map(|write| match write {
+        Write::Put { kind: KindName(name), row, .. } if *name == kind => Some(&**row),
+        _ => None,
+    })
+}
+
+impl Audit {
+    /// What is wrong with a batch that is about to be committed.
+    pub(crate) fn findings(&self, batch: &Batch, seen: &Seen) -> Vec<String> {
+        let Some(app) = put(batch, App::PLURAL) else { return Vec::new() };
+        let declared = Declared {
+            uid: app.meta.uid.clone(),
+            spec: parse(&app.spec),
+            operations: parse(&app.operations),
+            deleting: app.meta.deleting.is_some(),
+        };
+        let status: Option<Observed<AppStatus>> = app.status.as_deref().map(parse);
+        let mut findings = Vec::new();
+        if let Some(status) = status {
+            self.gates(&status.value, &declared, seen, &mut findings);
+        }
+        if let Some(plan) = put(batch, "plans") {
+            let plan = parse(&plan.spec);
+            self.rejected(&plan, &declared, &mut findings);
+            steps(&plan, &declared, seen, &mut findings);
+        }
+        findings
+    }
+
+    /// Remembers what was committed.
+    pub(crate) fn committed(&mut self, batch: &Batch) {
+        if let Some(rejection) = put(batch, "rejections") {
+            self.rejections.insert(rejection.meta.key.name.clone(), parse(&rejection.spec));
+        }
+        let Some(app) = put(batch, App::PLURAL) else { return };
+        let status: Option<Observed<AppStatus>> = app.status.as_deref().map(parse);
+        for (name, memory) in status.into_iter().flat_map(|status| status.value.memory) {
+            if let Some(good) = memory.good {
+                self.goods.insert((app.meta.uid.clone(), name), good.component);
+            }
+        }
+    }
+
+    /// No copy of a rejected component revision is made, unless a person lifted that very rejection.
+    fn rejected(&self, plan: &Plan, declared: &Declared, findings: &mut Vec<String>) {
+        for step in &plan.steps {
+            let (Action::Create { revision, .. }, Some(name)) = (&step.action, &step.component) else {
+                continue;
+            };
+            let standing = self.rejections.iter().find(|(id, it)| {
+                it.app == declared.uid
+                    && it.component == *name
+                    && it.revision == *revision
+                    && declared.operations.retry.get(name) != Some(*id)
+            });
+            if let Some((id, _)) = standing {
+                findings.push(format!("plan {} of {} starts what {id} rejects", plan.no, plan.key));
+            }
+        }
+    }
+
+    /// What is newly called good was seen ready for the whole soak time, in all its copies.
+    fn gates(&self, status: &AppStatus, declared: &Declared, seen: &Seen, findings: &mut Vec<String>) {
+        for (name, memory) in &status.memory {
+            let Some(good) = memory.good else { continue };
+            let known = self.goods.get(&(declared.uid.clone(), name.clone())) == Some(&good.component);
+            let Some(component) = declared.spec.components.get(name).filter(|_| !known) else { continue };
+            let nodes = seen.iter().filter(|((_, app), _)| *app == declared.uid);
+            let copies = nodes.flat_map(|(_, sighting)| match sighting {
+                Some(Sighting::Node(node)) => node.instances.values().collect(),
+                _ => Vec::new(),
+            });
+            let soaked = copies.filter(|it| {
+                it.component == *name
+                    && it.revision == good.component
+                    && it.ready_for().is_some_and(|time| time >= component.update.soak())
+            });
+            if soaked.count() < numbers(name, component, &declared.operations).replicas {
+                findings.push(format!("{}/{name} passed its gate before its soak time", declared.uid));
+            }
+        }
+    }
+}
+
+fn steps(plan: &Plan, declared: &Declared, seen: &Seen, findings: &mut Vec<String>) {
     for step in &plan.steps {
         let node = view(seen, &Scope::Node(step.target.clone()), &plan.app);
         let router = view(seen, &Scope::Router(step.target.clone()), &plan.app);
@@ -48,11 +128,11 @@ pub(crate) fn batch(batch: &Batch, seen: &Seen) -> Vec<String> {
             findings.push(format!("plan {} of {}: {finding}", plan.no, plan.key));
         }
     }
-    budgets(&plan, &declared, seen, &mut findings);
-    findings
+    budgets(plan, declared, seen, findings);
 }
 
 struct Declared {
+    uid: Uid,
     spec: AppSpec,
     operations: Operations,
     deleting: bool,

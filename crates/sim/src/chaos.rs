@@ -14,7 +14,7 @@ use plimsoll_store::{
     Backend, Batch, Fut, KindName, Memory, Page, Query, ResumeToken, Row, Scope, StoreError, Watch, Write,
 };
 
-use crate::audit;
+use crate::audit::Audit;
 use crate::fault::{Coverage, Fault, Op};
 
 /// Older readings kept for stale reads.
@@ -29,6 +29,7 @@ pub(crate) struct Chaos {
     pub(crate) coverage: Coverage,
     pub(crate) trace: Vec<String>,
     pub(crate) violations: Vec<String>,
+    pub(crate) audit: Audit,
     pub(crate) last_op: Option<Op>,
     /// Steps that arrive late.
     pub(crate) late: Vec<(Step, Fence)>,
@@ -178,13 +179,14 @@ impl Backend for ChaosStore {
             }
             let findings = {
                 let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                audit::batch(&batch, &seen)
+                lock(&self.chaos).audit.findings(&batch, &seen)
             };
             let writes: Vec<String> = batch.writes.iter().map(describe).collect();
-            let result = self.inner.commit(scope, batch).await;
+            let result = self.inner.commit(scope, batch.clone()).await;
             let mut chaos = lock(&self.chaos);
             if result.is_ok() {
                 chaos.violations.extend(findings);
+                chaos.audit.committed(&batch);
             }
             let ended = if result.is_ok() { "ok" } else { "refused" };
             chaos.trace.push(format!("    commit {ended}: {}", writes.join(", ")));

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt as _;
 use plimsoll_driver::Marked;
-use plimsoll_driver::fake::{Behaviour, FakeNode, FakeRouter, Script};
+use plimsoll_driver::fake::{FakeNode, FakeRouter, Script};
 use plimsoll_engine::{Clock, Look, Queue, Reconciler as _};
 use plimsoll_model::id::{BindingsHash, ComponentHash, Digest, Epoch, InstallationId, Slot, TargetName};
 use plimsoll_model::kind::Sealed;
@@ -17,7 +17,6 @@ use plimsoll_model::object::Timestamp;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::status::{Outcome, OutcomeState};
-use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::{Blockage, Instance, Phase};
 use plimsoll_model::{App, Object, ObjectKey};
 use plimsoll_reconcile::{AppReconciler, Drivers, Identity, Opener, Orphans, Settings};
@@ -28,14 +27,8 @@ use crate::fault::{Coverage, Fault, Op};
 use crate::scenario::Scenario;
 use crate::truth::Truth;
 
-/// Rounds of one second that a calm world may take to settle.
-const MOST_ROUNDS: u32 = 600;
-
-/// The grace time of orphans, and some more.
-const ORPHANS_GONE: Span = Span::seconds(1_300);
-
-/// Steps of a trace that a failure shows.
-const SHOWN: usize = 60;
+/// Lines of a trace that a failure shows.
+const SHOWN: usize = 200;
 
 /// What came of a run without a failure.
 #[derive(Debug, Clone)]
@@ -55,13 +48,24 @@ pub struct Failure {
     pub step: u32,
     /// What is wrong.
     pub what: String,
-    /// The last steps before.
+    /// How many of the seed's steps it takes.
+    pub taken: usize,
+    /// What happened before, as far back as it is shown.
     pub trace: Vec<String>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {} broke an invariant at step {}: {}", self.seed, self.step, self.what)?;
+        let at = if self.step == u32::MAX {
+            "in the calm at the end".into()
+        } else {
+            format!("at step {}", self.step)
+        };
+        writeln!(
+            f,
+            "seed {} broke an invariant {at}: {} ({} steps shown)",
+            self.seed, self.what, self.taken
+        )?;
         self.trace.iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
 }
@@ -87,29 +91,30 @@ impl Opener for SimOpener {
 type Pass = Pin<Box<dyn Future<Output = Look> + Send>>;
 
 /// One control plane.
-struct Plane {
+pub(crate) struct Plane {
     reconciler: AppReconciler,
-    orphans: Orphans,
-    queue: Queue,
-    turn: Turn,
-    pass: Option<(ObjectKey, Pass)>,
+    pub(crate) orphans: Orphans,
+    pub(crate) queue: Queue,
+    pub(crate) turn: Turn,
+    pub(crate) pass: Option<(ObjectKey, Pass)>,
 }
 
-struct World {
+/// Everything there is in a run.
+pub(crate) struct World {
     seed: u64,
     step: u32,
-    rng: fastrand::Rng,
+    pub(crate) rng: fastrand::Rng,
     now: Span,
     wall: Arc<AtomicU64>,
-    memory: Memory,
-    node: FakeNode,
-    router: FakeRouter,
-    script: Script,
+    pub(crate) memory: Memory,
+    pub(crate) node: FakeNode,
+    pub(crate) router: FakeRouter,
+    pub(crate) script: Script,
     installation: InstallationId,
-    chaos: Shared,
-    planes: Vec<Plane>,
-    scenario: Scenario,
-    truth: Truth,
+    pub(crate) chaos: Shared,
+    pub(crate) planes: Vec<Plane>,
+    pub(crate) scenario: Scenario,
+    pub(crate) truth: Truth,
     late_hints: Vec<ObjectKey>,
     planted: u32,
 }
@@ -119,17 +124,24 @@ struct World {
 /// # Errors
 /// The first broken invariant.
 pub fn run(seed: u64, steps: u32) -> Result<Report, Box<Failure>> {
+    run_steps(seed, 0..steps)
+}
+
+/// Runs some of a seed's steps. What each step draws depends on the seed and its own number only, so that leaving
+/// one out leaves the others as they are.
+pub(crate) fn run_steps(seed: u64, steps: impl IntoIterator<Item = u32>) -> Result<Report, Box<Failure>> {
     let mut world = World::new(seed);
     world.scenario.begin().now_or_never().expect("memory answers at once");
     world.learn_declarations(None);
     for plane in 0..world.planes.len() {
         world.scan(plane);
     }
-    for step in 0..steps {
-        world.step = step;
+    for step in steps {
+        world.begin_step(step);
         world.one_step();
         world.verify()?;
     }
+    world.begin_step(u32::MAX);
     let settled = world.calm_down()?;
     let coverage = lock(&world.chaos).coverage.clone();
     Ok(Report { coverage, settled })
@@ -170,7 +182,7 @@ impl World {
     }
 
     /// A control plane as it is after its start.
-    fn plane(&mut self) -> Plane {
+    pub(crate) fn plane(&mut self) -> Plane {
         let turn = Turn::default();
         let seen = Seen::default();
         let chaos = || (self.chaos.clone(), turn.clone(), seen.clone());
@@ -196,7 +208,7 @@ impl World {
         Plane { reconciler, orphans, queue: Queue::new(self.rng.u64(..)), turn, pass: None }
     }
 
-    fn note(&self, line: impl Into<String>) {
+    pub(crate) fn note(&self, line: impl Into<String>) {
         lock(&self.chaos).trace.push(line.into());
     }
 
@@ -206,13 +218,21 @@ impl World {
         chaos.met(fault, op);
     }
 
-    fn apps(&self) -> Vec<Object<App>> {
+    /// Every step has a stream of random numbers of its own.
+    fn begin_step(&mut self, step: u32) {
+        self.step = step;
+        let mut rng = fastrand::Rng::with_seed(self.seed.rotate_left(32) ^ u64::from(step));
+        lock(&self.chaos).rng = fastrand::Rng::with_seed(rng.u64(..));
+        self.rng = rng;
+    }
+
+    pub(crate) fn apps(&self) -> Vec<Object<App>> {
         let store = Store::new(self.memory.clone());
         let apps = async move { store.list::<App>(&Scope::All, &Query::default()).await };
         apps.now_or_never().expect("memory answers at once").expect("memory answers")
     }
 
-    fn learn_declarations(&mut self, settled: Option<&ObjectKey>) {
+    pub(crate) fn learn_declarations(&mut self, settled: Option<&ObjectKey>) {
         for app in self.apps() {
             // A settled look at an older declaration says nothing of the present one.
             let current = app.status.as_ref().is_some_and(|status| {
@@ -226,13 +246,17 @@ impl World {
         }
     }
 
-    fn scan(&mut self, plane: usize) {
+    pub(crate) fn scan(&mut self, plane: usize) {
         for key in self.scenario.keys() {
             self.planes[plane].queue.mark(&key);
         }
     }
 
     fn one_step(&mut self) {
+        // Endings are rare; what must not come right after one would else be hardly ever tried.
+        if matches!(lock(&self.chaos).last_op, Some(Op::Close | Op::Withdraw)) && self.rng.u32(0..8) == 0 {
+            self.plant();
+        }
         match self.rng.u32(0..100) {
             0..64 => {
                 let plane = self.rng.usize(0..self.planes.len());
@@ -258,7 +282,7 @@ impl World {
     }
 
     /// Lets one control plane make its next call.
-    fn poll(&mut self, index: usize) {
+    pub(crate) fn poll(&mut self, index: usize) {
         let rival =
             self.planes.iter().enumerate().any(|(other, plane)| other != index && plane.pass.is_some());
         let now = self.now;
@@ -291,7 +315,7 @@ impl World {
         }
     }
 
-    fn advance(&mut self, by: Span) {
+    pub(crate) fn advance(&mut self, by: Span) {
         self.now = self.now.plus(by);
         self.wall.fetch_add(by.millis, Ordering::Relaxed);
         self.node.advance(by);
@@ -408,7 +432,7 @@ impl World {
         self.scan(index);
     }
 
-    fn deliver_late(&mut self) {
+    pub(crate) fn deliver_late(&mut self) {
         let (step, fence) = {
             let mut chaos = lock(&self.chaos);
             let Chaos { late, rng, .. } = &mut *chaos;
@@ -427,212 +451,18 @@ impl World {
         delivery.now_or_never().expect("the fakes answer at once");
     }
 
-    fn failure(&self, what: String) -> Box<Failure> {
+    pub(crate) fn failure(&self, what: String) -> Box<Failure> {
         let trace = &lock(&self.chaos).trace;
         let trace = trace[trace.len().saturating_sub(SHOWN)..].to_vec();
-        Box::new(Failure { seed: self.seed, step: self.step, what, trace })
+        Box::new(Failure { seed: self.seed, step: self.step, what, taken: 0, trace })
     }
 
-    fn verify(&self) -> Result<(), Box<Failure>> {
+    pub(crate) fn verify(&self) -> Result<(), Box<Failure>> {
         let violation = lock(&self.chaos).violations.first().cloned();
         match violation.or_else(|| self.truth.check(&self.node)) {
             Some(what) => Err(self.failure(what)),
             None => Ok(()),
         }
-    }
-
-    /// Ends the faults and runs one control plane until everything has settled; returns whether nothing waits
-    /// for a person.
-    fn calm_down(&mut self) -> Result<bool, Box<Failure>> {
-        lock(&self.chaos).calm = true;
-        self.note("calm");
-        self.node.block(None);
-        self.planes.clear();
-        let plane = self.plane();
-        self.planes.push(plane);
-        self.scenario.release().now_or_never().expect("memory answers at once");
-        self.learn_declarations(None);
-        while !lock(&self.chaos).late.is_empty() {
-            self.deliver_late();
-        }
-        let mut quiet = 0;
-        for _ in 0..MOST_ROUNDS {
-            let before = self.memory.commits();
-            self.round()?;
-            quiet = if self.memory.commits() == before { quiet + 1 } else { 0 };
-            if quiet >= 60 {
-                break;
-            }
-        }
-        let waits = self.remaining_waits();
-        self.explain(&waits)?;
-        self.remove_orphans()?;
-        let left = self.truth.leftovers(&self.node, &self.router, &self.apps());
-        if let Some(what) = left.into_iter().next() {
-            return Err(self.failure(what));
-        }
-        if !waits.is_empty() || self.runs_a_bad_program() {
-            return Ok(false);
-        }
-        self.is_silent()?;
-        self.is_like_new()?;
-        Ok(true)
-    }
-
-    /// One second in which everything that is due is done.
-    fn round(&mut self) -> Result<(), Box<Failure>> {
-        self.scan(0);
-        for _ in 0..1_000 {
-            if self.planes[0].pass.is_none() && self.planes[0].queue.due() != Some(Span::ZERO) {
-                break;
-            }
-            self.poll(0);
-        }
-        self.verify()?;
-        for (marked, _) in self.node.copies() {
-            self.router.load(&marked.app, &marked.instance, 0);
-        }
-        self.advance(Span::seconds(1));
-        Ok(())
-    }
-
-    fn remaining_waits(&self) -> Vec<(Object<App>, Wait)> {
-        let mut found = Vec::new();
-        for app in self.apps() {
-            let record = app.status.as_ref().and_then(|status| status.value.outcome.clone());
-            found.extend(record.into_iter().flat_map(|it| it.waits).map(|it| (app.clone(), it.wait)));
-        }
-        found
-    }
-
-    /// A program that flaps may happen to be ready now and not a second later.
-    fn runs_a_bad_program(&self) -> bool {
-        let copies = self.node.copies();
-        copies.iter().any(|(_, it)| !matches!(self.script.of(it.revision), Behaviour::Good { .. }))
-    }
-
-    /// In a calm world nothing may wait but for a person, a bad program, or one of these.
-    fn explain(&self, waits: &[(Object<App>, Wait)]) -> Result<(), Box<Failure>> {
-        for (app, wait) in waits {
-            let is_bad = || {
-                let components = app.status.iter().flat_map(|status| &status.value.components);
-                components.filter(|(name, _)| Some(*name) == wait.component()).any(|(_, it)| {
-                    let mut revisions =
-                        it.revision.into_iter().chain(it.instances.iter().map(|copy| copy.revision));
-                    revisions.any(|revision| !matches!(self.script.of(revision), Behaviour::Good { .. }))
-                })
-            };
-            let fine = match wait.reason() {
-                Reason::Rejected { .. } | Reason::ProviderMissing { .. } | Reason::RouteTaken { .. } => true,
-                Reason::GateFailed { .. }
-                | Reason::NotReady { .. }
-                | Reason::Crashing { .. }
-                | Reason::Soaking => is_bad(),
-                Reason::ProviderNotReady { from } => {
-                    let provider = from.app.as_ref().unwrap_or(&app.meta.key.name);
-                    let apps = self.apps();
-                    let status = apps
-                        .iter()
-                        .find(|it| it.meta.key.name == *provider)
-                        .and_then(|it| it.status.as_ref());
-                    let component = status.and_then(|it| it.value.components.get(&from.component));
-                    let bad = |revision| !matches!(self.script.of(revision), Behaviour::Good { .. });
-                    component.is_some_and(|it| it.desired == 0 || it.revision.is_some_and(bad))
-                        || waits
-                            .iter()
-                            .any(|(other, reason)| other.meta.key.name == *provider && reason != wait)
-                }
-                _ => false,
-            };
-            if !fine {
-                return Err(self.failure(format!("{} still waits: {}", app.meta.key, wait.reason())));
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_orphans(&mut self) -> Result<(), Box<Failure>> {
-        let mut waited = Span::ZERO;
-        while waited < ORPHANS_GONE {
-            let plane = &mut self.planes[0];
-            let turn = plane.turn.clone();
-            let mut sweep = Box::pin(plane.orphans.sweep());
-            let found = loop {
-                turn.grant();
-                let polled = sweep.as_mut().poll(&mut Context::from_waker(futures::task::noop_waker_ref()));
-                if let Poll::Ready(found) = polled {
-                    break found;
-                }
-            };
-            drop(sweep);
-            if found.is_ok_and(|found| found.is_empty()) {
-                return Ok(());
-            }
-            waited = waited.plus(Span::seconds(100));
-            self.advance(Span::seconds(100));
-            self.verify()?;
-        }
-        Err(self.failure("orphans are still there".into()))
-    }
-
-    /// Settled means silent: nothing is written and nothing is done, however often it is looked at.
-    fn is_silent(&mut self) -> Result<(), Box<Failure>> {
-        let before = (self.memory.commits(), self.effects());
-        for _ in 0..5 {
-            self.round()?;
-        }
-        if (self.memory.commits(), self.effects()) == before {
-            Ok(())
-        } else {
-            Err(self.failure("a settled world was written to".into()))
-        }
-    }
-
-    fn effects(&self) -> Vec<(String, String)> {
-        let copies = self.node.copies();
-        let copies =
-            copies.iter().map(|(marked, it)| (marked.instance.to_string(), format!("{:?}", it.revision)));
-        copies.collect()
-    }
-
-    /// Everything is as a fresh installation would make it.
-    fn is_like_new(&self) -> Result<(), Box<Failure>> {
-        for app in self.apps() {
-            let target: TargetName = "local".parse().expect("a valid target name");
-            let spec = plimsoll_model::kind::TargetSpec::local();
-            let wanted = plimsoll_plan::resolve::resolve(&app.spec, &target, Some(&spec)).unwrap_or_default();
-            let copies = self.node.copies();
-            let mine: Vec<_> = copies.iter().filter(|(marked, _)| marked.app == app.meta.uid).collect();
-            let view = self.router.view(&app.meta.uid);
-            let mut expected = 0;
-            for (name, component) in &app.spec.components {
-                let replicas = crate::audit::numbers(name, component, &app.operations).replicas;
-                expected += replicas;
-                let revision = wanted.get(name).map(plimsoll_model::revision::ComponentRevision::hash);
-                let mut slots: Vec<u32> = mine
-                    .iter()
-                    .filter(|(_, it)| it.component == *name && it.is_ready() && Some(it.revision) == revision)
-                    .map(|(_, it)| it.slot.0)
-                    .collect();
-                slots.sort_unstable();
-                if slots != (0..u32::try_from(replicas).unwrap_or(u32::MAX)).collect::<Vec<_>>() {
-                    return Err(
-                        self.failure(format!("{}/{name} has slots {slots:?}, not {replicas}", app.meta.key))
-                    );
-                }
-            }
-            if mine.len() != expected {
-                return Err(self.failure(format!(
-                    "{} has {} copies, not {expected}",
-                    app.meta.key,
-                    mine.len()
-                )));
-            }
-            if view.members.keys().any(|id| !mine.iter().any(|(marked, _)| marked.instance == *id)) {
-                return Err(self.failure(format!("{} has members without a copy", app.meta.key)));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -657,7 +487,10 @@ mod tests {
             world.scenario.begin().now_or_never().unwrap();
             world.learn_declarations(None);
             world.scan(0);
-            (0..200).for_each(|_| world.one_step());
+            for step in 0..200 {
+                world.begin_step(step);
+                world.one_step();
+            }
             lock(&world.chaos).trace.clone()
         };
         assert_eq!(trace(11), trace(11));

@@ -234,13 +234,19 @@ impl Scenario {
         said
     }
 
-    /// Ends every pause and power-off, so that the end of the run can be compared with a fresh installation.
-    pub(crate) async fn release(&self) {
+    /// Ends every pause and power-off, so that the end of the run can be compared with a fresh installation; and
+    /// if asked to, declares a good program in place of whatever there is.
+    pub(crate) async fn release(&self, mend: bool) {
         for app in self.store.list::<App>(&Scope::All, &Query::default()).await.expect("memory answers") {
             let mut operations = app.operations.clone();
             operations.paused = false;
             operations.power = Power::On;
-            self.commit(Batch::new().declare(&app, app.spec.clone(), operations)).await;
+            let mut spec = app.spec.clone();
+            for component in spec.components.values_mut().filter(|_| mend) {
+                let value = plimsoll_model::app::EnvValue::Text("mended".into());
+                component.env.insert("VERSION".parse().expect("a key"), value);
+            }
+            self.commit(Batch::new().declare(&app, spec, operations)).await;
         }
     }
 }
