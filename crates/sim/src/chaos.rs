@@ -31,6 +31,8 @@ pub(crate) struct Chaos {
     pub(crate) violations: Vec<String>,
     pub(crate) audit: Audit,
     pub(crate) last_op: Option<Op>,
+    /// The step that was carried out last.
+    pub(crate) latest: Option<(Step, Fence)>,
     /// Steps that arrive late.
     pub(crate) late: Vec<(Step, Fence)>,
     rows: BTreeMap<(KindName, ObjectKey), VecDeque<Option<Row>>>,
@@ -220,6 +222,7 @@ impl<D: Driver> ChaosDriver<D> {
         let mut chaos = lock(&self.chaos);
         if result.is_ok() {
             chaos.follow(&self.inner.scope(), fence);
+            chaos.latest = Some((step.clone(), fence.clone()));
         }
         let ended = match &result {
             Ok(()) => "ok".to_owned(),
@@ -303,7 +306,7 @@ impl<D: Driver> Driver for ChaosDriver<D> {
     }
 }
 
-/// Delivers a step that is late. Its sender does not wait for it any more.
+/// Delivers a step that nobody waits for: one that is late, or one that should not be.
 pub(crate) async fn deliver<D: Driver>(driver: &D, chaos: &Shared, step: &Step, fence: &Fence) {
     let result = driver.execute(step, fence, &SecretValues::new()).await;
     let mut chaos = lock(chaos);
@@ -312,7 +315,7 @@ pub(crate) async fn deliver<D: Driver>(driver: &D, chaos: &Shared, step: &Step, 
     }
     let ended = if result.is_ok() { "ok" } else { "refused" };
     let verb = step.action.verb();
-    chaos.trace.push(format!("late {verb} of {} @{}: {ended}", fence.key, fence.plan));
+    chaos.trace.push(format!("stray {verb} of {} @{}: {ended}", fence.key, fence.plan));
 }
 
 /// True for actions that a node carries out.

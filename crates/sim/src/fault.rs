@@ -76,6 +76,8 @@ named!(
         Orphan = "orphan",
         /// The wall clock jumps, or the node reboots.
         ClockJump = "clock jump",
+        /// A control plane on a copy of the store sends the step under its own plan of the same number.
+        Fork = "fork",
         /// Another control plane has a plan of its own under way.
         Rival = "rival",
     }
@@ -108,7 +110,7 @@ impl Fault {
         match self {
             Self::Stale => matches!(op, Op::Get | Op::List | Op::Observe),
             Self::LostReply => op == Op::Commit || op.is_step(),
-            Self::Late => op.is_step(),
+            Self::Late | Self::Fork => op.is_step(),
             Self::Ghost => matches!(op, Op::Stop | Op::Remove | Op::Expel),
             Self::Crash | Self::Error | Self::Hint | Self::Orphan | Self::ClockJump | Self::Rival => true,
         }
