@@ -11,12 +11,15 @@ use futures::FutureExt as _;
 use plimsoll_driver::Marked;
 use plimsoll_driver::fake::{FakeNode, FakeRouter, Script};
 use plimsoll_engine::{Clock, Look, Queue, Reconciler as _};
-use plimsoll_model::id::{BindingsHash, ComponentHash, Digest, Epoch, InstallationId, Slot, TargetName};
+use plimsoll_model::id::{
+    BindingsHash, ComponentHash, Digest, Epoch, InstallationId, PlanHash, Slot, TargetName,
+};
 use plimsoll_model::kind::Sealed;
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::status::{Outcome, OutcomeState};
+use plimsoll_model::step::{Fence, Step};
 use plimsoll_model::world::{Blockage, Instance, Phase};
 use plimsoll_model::{App, Object, ObjectKey};
 use plimsoll_reconcile::{AppReconciler, Drivers, Identity, Opener, Orphans, Settings};
@@ -276,7 +279,8 @@ impl World {
             90..92 => self.jump(),
             92..95 => self.trouble(),
             95..96 => self.plant(),
-            96..98 => self.crash(),
+            96..97 => self.crash(),
+            97..98 => self.fork(),
             _ => self.deliver_late(),
         }
     }
@@ -441,11 +445,23 @@ impl World {
             }
             late.swap_remove(rng.usize(0..late.len()))
         };
+        self.deliver(&step, &fence);
+    }
+
+    /// The latest step comes again, from a control plane that has a plan of the same number and other content.
+    fn fork(&mut self) {
+        let Some((step, fence)) = lock(&self.chaos).latest.clone() else { return };
+        let forked = Fence { hash: PlanHash(Digest::of_json(&fence.hash)), ..fence };
+        lock(&self.chaos).met(Fault::Fork, Op::of(&step.action));
+        self.deliver(&step, &forked);
+    }
+
+    fn deliver(&self, step: &Step, fence: &Fence) {
         let delivery = async {
             if chaos::is_for_node(&step.action) {
-                chaos::deliver(&self.node, &self.chaos, &step, &fence).await;
+                chaos::deliver(&self.node, &self.chaos, step, fence).await;
             } else {
-                chaos::deliver(&self.router, &self.chaos, &step, &fence).await;
+                chaos::deliver(&self.router, &self.chaos, step, fence).await;
             }
         };
         delivery.now_or_never().expect("the fakes answer at once");
