@@ -41,7 +41,7 @@ pub(crate) fn check(root: &Path, name: &str) -> anyhow::Result<()> {
             .with_context(|| format!("{} does not apply any more: write it anew", patch.display()))?;
         let verdict = simulate(root, &copy)?;
         apply(patch, &copy, &["--reverse"])?;
-        report(patch, &verdict, began);
+        report(patch, verdict.as_deref(), began);
         if verdict.is_none() {
             unnoticed.push(patch.display().to_string());
         }
@@ -83,8 +83,8 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command")]
-fn report(patch: &Path, verdict: &Option<String>, began: Instant) {
+fn report(patch: &Path, verdict: Option<&str>, began: Instant) {
     let name = patch.file_stem().unwrap_or_default().to_string_lossy();
-    let verdict = verdict.as_deref().unwrap_or("NOT NOTICED");
+    let verdict = verdict.unwrap_or("NOT NOTICED");
     println!("{name:<26} {:>4} s  {verdict}", began.elapsed().as_secs());
 }
