@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 const LAYERS: &[&[&str]] = &[
     &["plimsoll-model"],
     &["plimsoll-manifest", "plimsoll-plan", "plimsoll-store", "plimsoll-driver", "plimsoll-engine"],
-    &["plimsoll-reconcile"],
+    &["plimsoll-reconcile", "plimsoll-store-sql"],
     &["plimsoll-sim"],
     &["plimsoll"],
     &["xtask"],

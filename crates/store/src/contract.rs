@@ -14,13 +14,13 @@ use plimsoll_model::{App, AppSpec, Object, ObjectKey, Project};
 use crate::{Batch, ChangeKind, New, Query, Scope, Store, StoreError};
 
 /// Runs every check, each on a store of its own.
-pub async fn every(make: impl Fn() -> Store) {
-    writes_have_preconditions(make()).await;
-    generations_follow_declarations(make()).await;
-    batches_are_whole(make()).await;
-    scopes_hide(make()).await;
-    lists_are_ordered_and_paged(make()).await;
-    watches_follow_commits(make()).await;
+pub async fn every(make: impl AsyncFn() -> Store) {
+    writes_have_preconditions(make().await).await;
+    generations_follow_declarations(make().await).await;
+    batches_are_whole(make().await).await;
+    scopes_hide(make().await).await;
+    lists_are_ordered_and_paged(make().await).await;
+    watches_follow_commits(make().await).await;
 }
 
 fn app_key(project: &str, name: &str) -> ObjectKey {

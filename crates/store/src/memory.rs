@@ -1,40 +1,34 @@
 //! The store in memory: for the simulator and for tests. It forgets everything with the process.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
 
-use futures::stream;
 use plimsoll_model::{ObjectKey, Revision};
 
 use crate::backend::{Backend, Change, ChangeKind, Fut, KindName, Page, Query, ResumeToken, Row, Watch};
 use crate::batch::{Batch, Precondition, Write};
 use crate::error::StoreError;
+use crate::feed::Feed;
 use crate::scope::Scope;
 
-/// Changes kept for watchers that fall behind or come back.
-const KEPT_CHANGES: usize = 4096;
-
 /// A store in memory. Clones share their rows.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Memory {
     state: Arc<Mutex<State>>,
+    feed: Feed,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { state: Arc::default(), feed: Feed::after(ResumeToken::START) }
+    }
 }
 
 #[derive(Default)]
 struct State {
-    kinds: BTreeMap<KindName, Collection>,
+    kinds: BTreeMap<KindName, BTreeMap<ObjectKey, Row>>,
     revision: u64,
     commits: u64,
-}
-
-#[derive(Default)]
-struct Collection {
-    rows: BTreeMap<ObjectKey, Row>,
-    changes: VecDeque<Change>,
-    /// Token of the newest change that is not kept any more.
-    expired: u64,
-    watchers: Vec<Waker>,
 }
 
 impl Memory {
@@ -63,7 +57,7 @@ impl State {
         if !scope.admits(key) {
             return Err(StoreError::OutOfScope { kind, key: key.clone() });
         }
-        let present = self.kinds.get(&kind).and_then(|it| it.rows.get(key)).map(|row| row.meta.revision);
+        let present = self.kinds.get(&kind).and_then(|it| it.get(key)).map(|row| row.meta.revision);
         let holds = match when {
             Precondition::Absent => present.is_none(),
             Precondition::At(revision) => present == Some(revision),
@@ -71,7 +65,7 @@ impl State {
         if holds { Ok(()) } else { Err(StoreError::Conflict { kind, key: key.clone() }) }
     }
 
-    fn apply(&mut self, write: Write) {
+    fn apply(&mut self, write: Write, feed: &Feed) {
         self.revision += 1;
         let revision = Revision(self.revision);
         let token = ResumeToken(self.revision);
@@ -79,20 +73,15 @@ impl State {
             Write::Put { kind, mut row, .. } => {
                 row.meta.revision = revision;
                 let (key, uid) = (row.meta.key.clone(), row.meta.uid.clone());
-                self.kinds.entry(kind).or_default().rows.insert(key.clone(), Row::clone(&row));
+                self.kinds.entry(kind).or_default().insert(key.clone(), Row::clone(&row));
                 (kind, Change { key, uid, kind: ChangeKind::Put(row), token })
             }
             Write::Delete { kind, key, .. } => {
-                let Some(row) = self.kinds.entry(kind).or_default().rows.remove(&key) else { return };
+                let Some(row) = self.kinds.entry(kind).or_default().remove(&key) else { return };
                 (kind, Change { key, uid: row.meta.uid, kind: ChangeKind::Deleted(revision), token })
             }
         };
-        let collection = self.kinds.entry(kind).or_default();
-        collection.changes.push_back(change);
-        if collection.changes.len() > KEPT_CHANGES {
-            collection.expired = collection.changes.pop_front().map_or(0, |change| change.token.0);
-        }
-        collection.watchers.drain(..).for_each(Waker::wake);
+        feed.add(kind, change);
     }
 }
 
@@ -105,7 +94,7 @@ impl Backend for Memory {
     ) -> Fut<'a, Result<Option<Row>, StoreError>> {
         Box::pin(async move {
             let state = self.lock();
-            let row = state.kinds.get(&kind).and_then(|it| it.rows.get(key));
+            let row = state.kinds.get(&kind).and_then(|it| it.get(key));
             Ok(row.filter(|_| scope.admits(key)).cloned())
         })
     }
@@ -118,7 +107,7 @@ impl Backend for Memory {
     ) -> Fut<'a, Result<Page, StoreError>> {
         Box::pin(async move {
             let state = self.lock();
-            let rows = state.kinds.get(&kind).into_iter().flat_map(|it| it.rows.values());
+            let rows = state.kinds.get(&kind).into_iter().flat_map(|it| it.values());
             let mut admitted =
                 rows.filter(|row| scope.admits(&row.meta.key) && query.admits(&row.meta)).cloned();
             let limit = if query.limit == 0 { usize::MAX } else { query.limit };
@@ -135,7 +124,7 @@ impl Backend for Memory {
                 state.check(scope, write)?;
             }
             for write in batch.writes {
-                state.apply(write);
+                state.apply(write, &self.feed);
             }
             state.commits += 1;
             Ok(())
@@ -143,30 +132,7 @@ impl Backend for Memory {
     }
 
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {
-        let mut position = {
-            let state = self.lock();
-            let from = from.map_or(state.revision, |token| token.0);
-            if state.kinds.get(&kind).is_some_and(|it| it.expired > from) {
-                return Err(StoreError::Expired);
-            }
-            from
-        };
-        let (this, scope) = (self.clone(), scope.clone());
-        Ok(Box::pin(stream::poll_fn(move |context| {
-            let mut state = this.lock();
-            let collection = state.kinds.entry(kind).or_default();
-            if collection.expired > position {
-                return Poll::Ready(Some(Err(StoreError::Expired)));
-            }
-            let start = collection.changes.partition_point(|change| change.token.0 <= position);
-            let next = collection.changes.range(start..).find(|change| scope.admits(&change.key));
-            if let Some(change) = next {
-                position = change.token.0;
-                return Poll::Ready(Some(Ok(change.clone())));
-            }
-            collection.watchers.push(context.waker().clone());
-            Poll::Pending
-        })))
+        self.feed.watch(scope, kind, from)
     }
 }
 
@@ -176,6 +142,6 @@ mod tests {
 
     #[test]
     fn memory_keeps_the_contract() {
-        futures::executor::block_on(crate::contract::every(|| crate::Store::new(Memory::new())));
+        futures::executor::block_on(crate::contract::every(async || crate::Store::new(Memory::new())));
     }
 }
