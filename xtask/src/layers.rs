@@ -8,8 +8,15 @@ use anyhow::{Context as _, bail, ensure};
 /// The crates from the lowest layer up; those of one layer do not know each other.
 const LAYERS: &[&[&str]] = &[
     &["plimsoll-model"],
-    &["plimsoll-manifest", "plimsoll-plan", "plimsoll-store", "plimsoll-driver", "plimsoll-engine"],
-    &["plimsoll-reconcile", "plimsoll-store-sql"],
+    &[
+        "plimsoll-manifest",
+        "plimsoll-plan",
+        "plimsoll-store",
+        "plimsoll-driver",
+        "plimsoll-engine",
+        "plimsoll-shim",
+    ],
+    &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent"],
     &["plimsoll-sim"],
     &["plimsoll"],
     &["xtask"],

@@ -26,6 +26,12 @@ enum Command {
     Sim(sim::Sim),
     /// Print the version
     Version,
+    /// Supervise one instance; the agent starts it
+    #[command(hide = true)]
+    Shim {
+        /// The instance's directory
+        directory: std::path::PathBuf,
+    },
 }
 
 /// How a command ended, where that is not a failure.
@@ -48,6 +54,11 @@ fn main() -> ExitCode {
     let ended = match arguments.command {
         Command::Plan(plan) => plan.run(),
         Command::Sim(sim) => sim.run(),
+        Command::Shim { directory } => match plimsoll_shim::supervise(&directory) {
+            Ok(()) => Ok(Ended::Done),
+            Err(plimsoll_shim::ShimError::Locked) => return ExitCode::from(plimsoll_shim::LOCKED),
+            Err(error) => Err(error.into()),
+        },
         Command::Version => {
             println!("plimsoll {}", env!("CARGO_PKG_VERSION"));
             Ok(Ended::Done)

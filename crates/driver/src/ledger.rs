@@ -14,6 +14,14 @@ pub struct Ledger {
     entries: BTreeMap<Uid, Entry>,
 }
 
+/// One App's entry as a line of its own, for a far side that keeps its ledger as a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerLine {
+    app: Uid,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
 /// One App's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
@@ -98,6 +106,21 @@ impl Ledger {
         if let Some(entry) = self.entries.get_mut(app) {
             entry.closed = true;
         }
+    }
+
+    /// One App's entry, as it is now.
+    pub fn line(&self, app: &Uid) -> Option<LedgerLine> {
+        self.entries.get(app).map(|entry| LedgerLine { app: app.clone(), entry: *entry })
+    }
+
+    /// Every App's entry.
+    pub fn lines(&self) -> impl Iterator<Item = LedgerLine> {
+        self.entries.iter().map(|(app, entry)| LedgerLine { app: app.clone(), entry: *entry })
+    }
+
+    /// Takes an entry from a log; later lines replace earlier ones.
+    pub fn learn(&mut self, line: LedgerLine) {
+        self.entries.insert(line.app, line.entry);
     }
 
     /// The newest plan that was begun.

@@ -10,11 +10,12 @@
 //!
 //! Deliberately absent: any technology. Each one has a crate of its own.
 
+pub mod contract;
 mod error;
 pub mod fake;
 mod ledger;
 mod port;
 
 pub use error::DriverError;
-pub use ledger::{Ledger, Refusal};
+pub use ledger::{Ledger, LedgerLine, Refusal};
 pub use port::{Driver, Fut, Marked, SecretValues, Sighting};

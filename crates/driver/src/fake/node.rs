@@ -331,3 +331,28 @@ impl Driver for FakeNode {
         Box::pin(async move { self.lock().execute(step, fence, &self.installation) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Subject;
+
+    impl Subject for FakeNode {
+        fn driver(&self) -> &dyn Driver {
+            self
+        }
+
+        async fn pass_time(&self) {
+            self.advance(Span::millis(100));
+        }
+    }
+
+    #[test]
+    fn the_fake_keeps_the_contract() {
+        let make = async || {
+            let (target, here) = ("local".parse().unwrap(), "here".parse().unwrap());
+            FakeNode::new(target, here, Script::default())
+        };
+        futures::executor::block_on(crate::contract::every(make));
+    }
+}

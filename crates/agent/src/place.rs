@@ -1,0 +1,172 @@
+//! An instance's directory and the records in it.
+//!
+//! ```text
+//! instances/ID/
+//!   mark.json      whose it is and what it runs
+//!   intent.json    whether it should run
+//!   counters.json  what is counted over its life
+//!   run.json …     what agent and supervisor tell each other, see plimsoll-shim
+//!   log, log.1     what the program said
+//!   bindings/      relation data
+//!   tmp/           the program's own temporary files
+//!   work/          where the program runs: its files, and links to its volumes
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use plimsoll_driver::Marked;
+use plimsoll_model::ObjectKey;
+use plimsoll_model::id::{
+    BindingsHash, ComponentHash, ComponentName, InstallationId, InstanceId, PartName, Slot, Uid,
+};
+use plimsoll_model::quantity::Span;
+use plimsoll_model::step::Launch;
+use plimsoll_shim::{LOG, LOG_BEFORE};
+use serde::{Deserialize, Serialize};
+
+const MARK: &str = "mark.json";
+const INTENT: &str = "intent.json";
+const COUNTERS: &str = "counters.json";
+
+/// Whose an instance is and what it runs. Without secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Mark {
+    pub(crate) installation: InstallationId,
+    pub(crate) app: Uid,
+    pub(crate) key: ObjectKey,
+    pub(crate) component: ComponentName,
+    pub(crate) slot: Slot,
+    pub(crate) revision: ComponentHash,
+    pub(crate) bindings: BindingsHash,
+    /// The ports that the program was given, on the loopback address.
+    pub(crate) ports: BTreeMap<PartName, u16>,
+    pub(crate) user: Option<u32>,
+    pub(crate) launch: Launch,
+}
+
+impl Mark {
+    pub(crate) fn marked(&self, instance: &InstanceId) -> Marked {
+        Marked {
+            installation: self.installation.clone(),
+            app: self.app.clone(),
+            key: self.key.clone(),
+            instance: instance.clone(),
+        }
+    }
+
+    pub(crate) fn endpoints(&self) -> BTreeMap<PartName, SocketAddr> {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.ports.iter().map(|(name, port)| (name.clone(), at(*port))).collect()
+    }
+}
+
+/// Whether an instance should run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Intent {
+    /// It is kept running.
+    Run,
+    /// It is ended, within this time by itself.
+    Stop(Span),
+    /// Its directory is being removed: nobody keeps it any more.
+    Remove,
+}
+
+/// What is counted over an instance's life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Counters {
+    pub(crate) restarts: u32,
+    pub(crate) unready: u32,
+}
+
+/// An instance's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    path: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    pub(crate) fn bindings(&self) -> PathBuf {
+        self.path.join("bindings")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.path.join("tmp")
+    }
+
+    pub(crate) fn mark(&self) -> io::Result<Option<Mark>> {
+        plimsoll_shim::read(&self.path, MARK)
+    }
+
+    pub(crate) fn write_mark(&self, mark: &Mark) -> io::Result<()> {
+        plimsoll_shim::write_durably(&self.path, MARK, mark)
+    }
+
+    /// A directory without an intent was made by a step that meant it to run.
+    pub(crate) fn intent(&self) -> io::Result<Intent> {
+        Ok(plimsoll_shim::read(&self.path, INTENT)?.unwrap_or(Intent::Run))
+    }
+
+    pub(crate) fn write_intent(&self, intent: Intent) -> io::Result<()> {
+        plimsoll_shim::write_durably(&self.path, INTENT, &intent)
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        plimsoll_shim::read(&self.path, COUNTERS).ok().flatten().unwrap_or_default()
+    }
+
+    /// Counters that a full disk loses are counted on in memory.
+    pub(crate) fn write_counters(&self, counters: Counters) {
+        plimsoll_shim::write_durably(&self.path, COUNTERS, &counters).ok();
+    }
+}
+
+/// The log files of an instance, older lines first.
+pub fn log_files(node: &Path, instance: &InstanceId) -> [PathBuf; 2] {
+    let place = node.join("instances").join(instance.as_str());
+    [place.join(LOG_BEFORE), place.join(LOG)]
+}
+
+/// Makes a directory that only its owner may enter, owned by `user` if given.
+pub(crate) fn private_directory(path: &Path, user: Option<u32>) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    own(path, user)
+}
+
+/// Makes a directory that anybody may pass through and nobody else may list.
+pub(crate) fn passable_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o711).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o711))
+}
+
+/// Gives a file or directory to the user of an instance.
+pub(crate) fn own(path: &Path, user: Option<u32>) -> io::Result<()> {
+    match user {
+        Some(user) => chown(path, Some(user), Some(user)),
+        None => Ok(()),
+    }
+}
+
+/// Makes the entries of a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_data()
+}

@@ -1,0 +1,101 @@
+//! Whether a program answers as its declaration says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use plimsoll_model::health::{ExecProbe, Health, HttpProbe, Probe};
+use plimsoll_model::id::PartName;
+use plimsoll_shim::Run;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+/// Bytes of an answer that are read, and of a command's output that are kept.
+const LARGEST: usize = 64 << 10;
+
+/// Bytes of a complaint that are kept.
+const LONGEST: usize = 400;
+
+/// Probes once. The error says what was seen instead, cut to a few lines.
+pub(crate) async fn once(
+    health: &Health,
+    endpoints: &BTreeMap<PartName, SocketAddr>,
+    run: &Run,
+) -> Result<(), String> {
+    let at = |port: &PartName| endpoints.get(port).copied().ok_or_else(|| format!("it has no port {port}"));
+    let probe = async {
+        match health.probe() {
+            None => Ok(()),
+            Some(Probe::Http(probe)) => http(probe, at(&probe.port)?).await,
+            Some(Probe::Tcp(probe)) => tcp(at(&probe.port)?).await,
+            Some(Probe::Exec(probe)) => exec(probe, run).await,
+        }
+    };
+    let limit = Duration::from_millis(health.timeout.millis);
+    let answer = tokio::time::timeout(limit, probe).await;
+    answer.unwrap_or_else(|_| Err(format!("no answer within {}", health.timeout))).map_err(|mut text| {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text
+    })
+}
+
+async fn tcp(at: SocketAddr) -> Result<(), String> {
+    TcpStream::connect(at).await.map(drop).map_err(|error| format!("{at}: {error}"))
+}
+
+async fn http(probe: &HttpProbe, at: SocketAddr) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("GET {} at {at}: {error}", probe.path);
+    let stream = TcpStream::connect(at).await.map_err(|error| failed(&error))?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| failed(&error))?;
+    let request = Request::get(&probe.path)
+        .header(header::HOST, at.to_string())
+        .header(header::USER_AGENT, "plimsoll-probe")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(&error))?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST).collect().await;
+        let body = body.map_err(|error| failed(&error))?.to_bytes();
+        let body = String::from_utf8_lossy(&body).trim_end().to_owned();
+        if !status.is_success() {
+            return Err(failed(&format!("{status} {body}")));
+        }
+        match &probe.body {
+            Some(expected) if expected.trim_end() != body => {
+                Err(failed(&format!("it answered {body:?} instead of {:?}", expected.trim_end())))
+            }
+            _ => Ok(()),
+        }
+    };
+    tokio::select! {
+        result = exchange => result,
+        ended = connection => {
+            // The connection's task ends first only if the exchange cannot go on.
+            Err(failed(&ended.err().map_or("closed too early".to_owned(), |error| error.to_string())))
+        }
+    }
+}
+
+async fn exec(probe: &ExecProbe, run: &Run) -> Result<(), String> {
+    let (name, arguments) = probe.command.split_first().ok_or_else(|| "it has no command".to_owned())?;
+    let mut command = Command::new(name);
+    command.args(arguments).env_clear().envs(&run.env).current_dir(&run.directory);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    if let Some(user) = run.user {
+        command.uid(user).gid(user);
+    }
+    let output = command.output().await.map_err(|error| format!("{name}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    Err(format!("{name}: {}: {}", output.status, said.trim_end()))
+}

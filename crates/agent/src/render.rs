@@ -1,0 +1,179 @@
+//! From a launch to what lies in the instance's directory: files, relation data, and the command line.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use plimsoll_driver::SecretValues;
+use plimsoll_model::revision::Content;
+use plimsoll_model::step::{Fragment, Launch, Rendered};
+use plimsoll_shim::Run;
+
+use crate::place::{Mark, Place, own, private_directory};
+
+/// What every program finds in its environment unless it declares otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why an instance cannot be written down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RenderError {
+    #[error("secret {0} did not come with the step")]
+    NoSecret(String),
+    #[error("{0} leads out of the instance's directory")]
+    Outside(String),
+    #[error("a program in a directory tree is not supported by this agent")]
+    Tree,
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
+
+/// Text with its secrets put in.
+fn text(rendered: &Rendered, secrets: &SecretValues) -> Result<String, RenderError> {
+    let mut out = String::new();
+    for fragment in &rendered.0 {
+        match fragment {
+            Fragment::Text(text) => out.push_str(text),
+            Fragment::Secret { secret, .. } => {
+                let value = secrets.get(secret).ok_or_else(|| RenderError::NoSecret(secret.to_string()))?;
+                out.push_str(value.expose());
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A declared path below `root`: relative, and never upwards.
+fn below(root: &Path, path: &str) -> Result<PathBuf, RenderError> {
+    let mut out = root.to_owned();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::CurDir => {}
+            _ => return Err(RenderError::Outside(path.to_owned())),
+        }
+    }
+    Ok(out)
+}
+
+fn write(root: &Path, path: &str, bytes: &[u8], user: Option<u32>) -> Result<(), RenderError> {
+    let file = below(root, path)?;
+    let mut made = root.to_owned();
+    for part in file.strip_prefix(root).unwrap_or(&file).parent().into_iter().flat_map(Path::components) {
+        made.push(part);
+        if !made.is_dir() {
+            private_directory(&made, user)?;
+        }
+    }
+    std::fs::write(&file, bytes)?;
+    own(&file, user)?;
+    Ok(())
+}
+
+/// Everything but the program's content, which may come later. `place` is not yet under its final name, `home` is.
+pub(crate) fn prepare(
+    place: &Place,
+    home: &Place,
+    volumes: &Path,
+    mark: &Mark,
+    secrets: &SecretValues,
+) -> Result<Run, RenderError> {
+    let Mark { launch, user, .. } = mark;
+    for directory in [place.work(), place.tmp(), place.bindings()] {
+        private_directory(&directory, *user)?;
+    }
+    for (path, rendered) in &launch.files {
+        write(&place.work(), path, text(rendered, secrets)?.as_bytes(), *user)?;
+    }
+    for (relation, data) in &launch.bindings {
+        for (key, rendered) in data {
+            let path = format!("{relation}/{key}");
+            write(&place.bindings(), &path, text(rendered, secrets)?.as_bytes(), *user)?;
+        }
+    }
+    for (name, mount) in &launch.volumes {
+        let volume = volumes.join(name.as_str());
+        private_directory(&volume, *user)?;
+        let link = below(&place.work(), &mount.path)?;
+        if let Some(parent) = link.parent().filter(|parent| !parent.is_dir()) {
+            private_directory(parent, *user)?;
+        }
+        std::os::unix::fs::symlink(&volume, &link)?;
+    }
+    let directory = match &launch.workdir {
+        Some(path) => {
+            let directory = below(&place.work(), path)?;
+            private_directory(&directory, *user)?;
+            below(&home.work(), path)?
+        }
+        None => home.work(),
+    };
+    Ok(Run {
+        attempt: 0,
+        argv: argv(launch, home)?,
+        env: environment(home, mark, secrets)?,
+        directory: directory.display().to_string(),
+        user: *user,
+    })
+}
+
+/// The command line with `{file}` filled in.
+fn argv(launch: &Launch, home: &Place) -> Result<Vec<String>, RenderError> {
+    let file = match &launch.content {
+        Some(Content::File { name, .. } | Content::Inline { name, .. }) => {
+            Some(below(&home.work(), name)?.display().to_string())
+        }
+        Some(Content::Tree { .. }) => return Err(RenderError::Tree),
+        None => None,
+    };
+    let fill = |part: &String| match &file {
+        Some(file) => part.replace("{file}", file),
+        None => part.clone(),
+    };
+    Ok(launch.argv.iter().map(fill).collect())
+}
+
+fn environment(
+    home: &Place,
+    mark: &Mark,
+    secrets: &SecretValues,
+) -> Result<BTreeMap<String, String>, RenderError> {
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("HOME".to_owned(), home.work().display().to_string()),
+        ("TMPDIR".to_owned(), home.tmp().display().to_string()),
+        ("SERVICE_BINDING_ROOT".to_owned(), home.bindings().display().to_string()),
+        ("PLIMSOLL_APP".to_owned(), mark.key.name.to_string()),
+        ("PLIMSOLL_COMPONENT".to_owned(), mark.component.to_string()),
+        ("PLIMSOLL_SLOT".to_owned(), mark.slot.0.to_string()),
+    ]);
+    if let [port] = mark.ports.values().collect::<Vec<_>>()[..] {
+        env.insert("PORT".to_owned(), port.to_string());
+    }
+    for (name, port) in &mark.ports {
+        let name = name.as_str().to_uppercase().replace('-', "_");
+        env.insert(format!("PORT_{name}"), port.to_string());
+    }
+    for (name, rendered) in &mark.launch.env {
+        env.insert(name.to_string(), text(rendered, secrets)?);
+    }
+    Ok(env)
+}
+
+/// Puts the program's content in its place; false if it has not reached this node.
+pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Result<bool, RenderError> {
+    let (name, bytes) = match &mark.launch.content {
+        None => return Ok(true),
+        Some(Content::Inline { name, text }) => (name, text.clone().into_bytes()),
+        Some(Content::File { name, digest }) => match std::fs::read(content.join(digest.to_string())) {
+            Ok(bytes) => (name, bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        },
+        Some(Content::Tree { .. }) => return Err(RenderError::Tree),
+    };
+    if !below(&place.work(), name)?.exists() {
+        write(&place.work(), name, &bytes, mark.user)?;
+    }
+    Ok(true)
+}

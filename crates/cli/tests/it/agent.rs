@@ -1,0 +1,330 @@
+//! The agent with real supervisors and programs.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plimsoll_agent::{Agent, Config};
+use plimsoll_driver::contract::{self, Subject};
+use plimsoll_driver::{Driver, SecretValues, Sighting};
+use plimsoll_model::ObjectKey;
+use plimsoll_model::app::Resources;
+use plimsoll_model::id::{
+    BindingsHash, ComponentHash, Digest, Effects, Epoch, InstanceId, PlanHash, PlanNo, Slot, Uid,
+};
+use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::Content;
+use plimsoll_model::step::{Action, Cause, Fence, Launch, Rendered, Step};
+use plimsoll_model::world::{Exit, Instance, Phase};
+use tempfile::TempDir;
+
+/// How long anything may take here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node in a directory of its own, which ends everything it started.
+struct Node {
+    agent: Agent,
+    directory: TempDir,
+}
+
+fn config(directory: &Path) -> Config {
+    Config {
+        directory: directory.join("node"),
+        content: directory.join("content"),
+        installation: "here".parse().unwrap(),
+        target: "local".parse().unwrap(),
+        shim: vec![env!("CARGO_BIN_EXE_plimsoll").into(), "shim".into()],
+        on_change: Arc::new(|_| {}),
+    }
+}
+
+impl Node {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Instances run as other users, who must reach their own directories.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { agent: Agent::open(config(directory.path())).unwrap(), directory }
+    }
+
+    fn instance_file(&self, name: &str, file: &str) -> std::path::PathBuf {
+        self.directory.path().join("node/instances").join(name).join(file)
+    }
+
+    fn record(&self, name: &str, file: &str) -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(self.instance_file(name, file)).unwrap()).unwrap()
+    }
+
+    async fn create(&self, name: &str, launch: Launch) {
+        create(&self.agent, name, launch).await;
+    }
+
+    async fn until(&self, name: &str, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
+        until(&self.agent, name, what, is_so).await
+    }
+}
+
+impl Drop for Node {
+    /// Kills what a test left running: its supervisors, which take their programs with them only if asked to.
+    fn drop(&mut self) {
+        for pid in processes_in(self.directory.path()) {
+            signal(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Processes that have anything below a directory open.
+fn processes_in(directory: &Path) -> Vec<i32> {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let open = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        let mut targets = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        if pid != own && targets.any(|target| target.starts_with(directory)) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn signal(pid: i32, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).ok();
+}
+
+fn launch(argv: &[&str]) -> Launch {
+    Launch {
+        content: None,
+        argv: argv.iter().map(|&part| part.to_owned()).collect(),
+        workdir: None,
+        env: BTreeMap::new(),
+        files: BTreeMap::new(),
+        bindings: BTreeMap::new(),
+        ports: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        resources: Resources::default(),
+        health: None,
+        grace: Span::seconds(1),
+    }
+}
+
+fn app() -> Uid {
+    "app".parse().unwrap()
+}
+
+async fn effects(agent: &Agent) -> Effects {
+    match agent.observe(&app()).await.unwrap() {
+        Sighting::Node(view) => view.effects,
+        Sighting::Router(_) => panic!("an agent is a node"),
+    }
+}
+
+async fn execute(agent: &Agent, action: Action) {
+    let seen = effects(agent).await;
+    let step = Step {
+        target: "local".parse().unwrap(),
+        component: Some("main".parse().unwrap()),
+        slot: Some(Slot(0)),
+        action,
+        after: Vec::new(),
+        cause: Cause::Heal,
+    };
+    let fence = Fence {
+        installation: "here".parse().unwrap(),
+        epoch: Epoch(1),
+        app: app(),
+        key: ObjectKey::in_project("demo".parse().unwrap(), "a".parse().unwrap()),
+        plan: PlanNo(seen.0 + 1),
+        hash: PlanHash(Digest::of_json(&seen)),
+        seen,
+    };
+    agent.execute(&step, &fence, &SecretValues::new()).await.unwrap();
+}
+
+async fn create(agent: &Agent, name: &str, launch: Launch) {
+    let action = Action::Create {
+        instance: name.parse().unwrap(),
+        revision: ComponentHash(Digest::of_bytes(b"r")),
+        bindings: BindingsHash(Digest::of_bytes(b"b")),
+        launch: Box::new(launch),
+    };
+    execute(agent, action).await;
+}
+
+async fn until(agent: &Agent, name: &str, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
+    let (give_up, id) = (Instant::now() + PATIENCE, name.parse::<InstanceId>().unwrap());
+    loop {
+        let Sighting::Node(view) = agent.observe(&app()).await.unwrap() else { panic!("an agent is a node") };
+        let seen = view.instances.get(&id).cloned();
+        match seen {
+            Some(it) if is_so(&it) => return it,
+            seen if Instant::now() > give_up => panic!("{name} was never {what}; last seen was {seen:?}"),
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+fn pid(node: &Node, name: &str, who: &str) -> i32 {
+    i32::try_from(node.record(name, "started.json")[who]["pid"].as_i64().unwrap()).unwrap()
+}
+
+impl Subject for Node {
+    fn driver(&self) -> &dyn Driver {
+        &self.agent
+    }
+
+    async fn pass_time(&self) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_keeps_the_contract_of_drivers() {
+    contract::every(async || Node::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_agent_adopts_what_runs() {
+    let node = Node::new();
+    node.create("a", launch(&["sleep", "1000"])).await;
+    node.until("a", "ready", Instance::is_ready).await;
+    let before = pid(&node, "a", "program");
+    let second = Agent::open(config(node.directory.path())).unwrap();
+    let seen = until(&second, "a", "ready", Instance::is_ready).await;
+    assert_eq!((pid(&node, "a", "program"), seen.restarts), (before, 0), "the same process, never restarted");
+    assert_eq!(effects(&second).await, Effects(1), "the ledger is known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ends_is_started_again_and_its_words_are_kept() {
+    let node = Node::new();
+    node.create("a", launch(&["sh", "-c", "echo out; echo err >&2; exit 3"])).await;
+    let seen = node.until("a", "restarted", |it| it.restarts >= 1).await;
+    assert_eq!(seen.last_exit, Some(Exit::Code(3)));
+    let log = std::fs::read(node.instance_file("a", "log")).unwrap();
+    let lines: Vec<_> = log.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line).collect();
+    let said = |stream| lines.iter().find(|line| line.stream == stream).map(|line| line.text);
+    assert_eq!(said(plimsoll_shim::Stream::Out), Some(&b"out"[..]));
+    assert_eq!(said(plimsoll_shim::Stream::Err), Some(&b"err"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_not_there_says_so() {
+    let node = Node::new();
+    node.create("a", launch(&["/no/such/program"])).await;
+    let seen = node.until("a", "ended", |it| it.last_exit.is_some()).await;
+    assert_eq!(seen.last_exit, Some(Exit::Exec(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_supervisor_leaves_nothing_running_twice() {
+    let node = Node::new();
+    node.create("a", launch(&["sleep", "1000"])).await;
+    node.until("a", "ready", Instance::is_ready).await;
+    let (shim, program) = (pid(&node, "a", "shim"), pid(&node, "a", "program"));
+    signal(shim, rustix::process::Signal::KILL);
+    let seen = node.until("a", "ready again", |it| it.restarts == 1 && it.is_ready()).await;
+    assert_eq!(seen.last_exit, Some(Exit::Lost));
+    assert_ne!(pid(&node, "a", "program"), program);
+    assert!(!is_running(program), "the one that lost its supervisor was ended first");
+}
+
+/// Whether a process runs; one that has ended and was not waited for does not.
+fn is_running(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_what_ignores_it_and_what_has_left_its_group() {
+    let node = Node::new();
+    // The inner shell leaves session and group, and loses its parent.
+    let script =
+        "setsid -f sh -c 'echo $$ > stray; exec sleep 1000'; trap '' TERM; while :; do sleep 1; done";
+    node.create("a", launch(&["sh", "-c", script])).await;
+    node.until("a", "ready", Instance::is_ready).await;
+    let stray = node.instance_file("a", "work/stray");
+    let give_up = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&stray).is_ok_and(|text| !text.ends_with('\n')) || !stray.exists() {
+        assert!(Instant::now() < give_up, "the stray process never said who it is");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let stray: i32 = std::fs::read_to_string(&stray).unwrap().trim().parse().unwrap();
+    let program = pid(&node, "a", "program");
+    execute(&node.agent, Action::Stop { instance: "a".parse().unwrap(), grace: Span::millis(100) }).await;
+    let seen = node.until("a", "stopped", |it| it.phase == Phase::Stopped).await;
+    assert_eq!(seen.last_exit, Some(Exit::Signal(9)));
+    assert!(!is_running(program) && !is_running(stray), "nothing of it is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_gets_what_was_declared_and_nothing_of_ours() {
+    let node = Node::new();
+    let text = |text: &str| Rendered::text(text);
+    let mut launch = launch(&["sh", "{file}", "one"]);
+    launch.content = Some(Content::Inline {
+        name: "main.sh".into(),
+        text: "env | sort > env.txt; id -u > uid.txt; cat etc/app.conf > conf.txt; ls data; exec sleep 1000"
+            .into(),
+    });
+    launch.env.insert("COLOUR".parse().unwrap(), text("red"));
+    launch.files.insert("etc/app.conf".into(), text("key = value\n"));
+    launch.ports.insert("http".parse().unwrap(), 8080);
+    let relation = BTreeMap::from([("host".parse().unwrap(), text("127.64.0.1"))]);
+    launch.bindings.insert("db".parse().unwrap(), relation);
+    let volume = plimsoll_model::step::VolumeMount { path: "data".into(), size: None };
+    launch.volumes.insert("data".parse().unwrap(), volume);
+    node.create("a", launch).await;
+    let work = node.instance_file("a", "work");
+    let give_up = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(work.join("conf.txt")).unwrap_or_default().is_empty() {
+        assert!(Instant::now() < give_up, "{:?}", std::fs::read_to_string(node.instance_file("a", "log")));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let env = std::fs::read_to_string(work.join("env.txt")).unwrap();
+    let names: Vec<&str> =
+        env.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    let ours = [
+        "COLOUR",
+        "HOME",
+        "LANG",
+        "PATH",
+        "PLIMSOLL_APP",
+        "PLIMSOLL_COMPONENT",
+        "PLIMSOLL_SLOT",
+        "PORT",
+        "PORT_HTTP",
+        "PWD",
+        "SERVICE_BINDING_ROOT",
+        "TMPDIR",
+    ];
+    // The shell itself adds PWD and, some of them, `_`.
+    assert_eq!(names.into_iter().filter(|name| *name != "_").collect::<Vec<_>>(), ours);
+    assert_eq!(std::fs::read_to_string(work.join("conf.txt")).unwrap(), "key = value\n");
+    assert_eq!(std::fs::read_to_string(node.instance_file("a", "bindings/db/host")).unwrap(), "127.64.0.1");
+    if rustix::process::geteuid().is_root() {
+        let user: u32 = std::fs::read_to_string(work.join("uid.txt")).unwrap().trim().parse().unwrap();
+        assert!(user >= 210_000, "the program runs as its project's own user, not as {user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_probe_and_a_dead_program_is_started_again() {
+    let node = Node::new();
+    let mut launch = launch(&["sh", "-c", "touch healthy; exec sleep 1000"]);
+    launch.health = serde_json::from_value(serde_json::json!({
+        "exec": {"command": ["test", "-e", "healthy"]},
+        "every": "50ms", "failures": 2, "start": "0s", "live": {"failures": 5},
+    }))
+    .unwrap();
+    node.create("a", launch).await;
+    node.until("a", "ready", Instance::is_ready).await;
+    std::fs::remove_file(node.instance_file("a", "work/healthy")).unwrap();
+    let seen = node.until("a", "unready", |it| it.unready_count == 1).await;
+    assert!(seen.probe.is_some_and(|said| said.contains("test")), "what the probe saw is known");
+    let seen = node.until("a", "ready again", |it| it.restarts == 1 && it.is_ready()).await;
+    assert_eq!((seen.unready_count, seen.last_exit), (1, Some(Exit::Signal(15))));
+}
