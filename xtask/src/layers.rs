@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
         "plimsoll-shim",
     ],
     &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent"],
-    &["plimsoll-sim"],
+    &["plimsoll-sim", "plimsoll-server"],
     &["plimsoll"],
     &["xtask"],
 ];

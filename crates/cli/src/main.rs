@@ -5,6 +5,8 @@
 
 mod plan;
 mod sim;
+mod source;
+mod up;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,8 @@ enum Command {
     Plan(plan::Plan),
     /// Run the whole control plane under simulated faults
     Sim(sim::Sim),
+    /// Run what a file declares on this machine, and keep it running
+    Up(up::Up),
     /// Print the version
     Version,
     /// Supervise one instance; the agent starts it
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     let ended = match arguments.command {
         Command::Plan(plan) => plan.run(),
         Command::Sim(sim) => sim.run(),
+        Command::Up(up) => up.run(),
         Command::Shim { directory } => match plimsoll_shim::supervise(&directory) {
             Ok(()) => Ok(Ended::Done),
             Err(plimsoll_shim::ShimError::Locked) => return ExitCode::from(plimsoll_shim::LOCKED),

@@ -1,24 +1,21 @@
 //! `plimsoll plan`: the Path from an empty machine to what a file declares.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Read as _};
-use std::path::Path as FilePath;
+use std::io::IsTerminal as _;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use plimsoll_manifest::{Declared, Document};
+use plimsoll_model::App;
 use plimsoll_model::id::{Digest, ObjectName, ProjectName, TargetName, Uid};
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
 use plimsoll_model::status::AppStatus;
 use plimsoll_model::step::{Action, Cause, Step};
-use plimsoll_model::{App, AppSpec};
 use plimsoll_plan::{Context, Input, Path, SecretView, empty_world, path};
 
 use crate::Ended;
-
-/// The largest program file that is read, in bytes.
-const LARGEST_PROGRAM: u64 = 64 << 20;
+use crate::source::Source;
 
 /// Print every step from an empty machine to what a file declares
 #[derive(Args)]
@@ -49,8 +46,8 @@ struct Surroundings {
 impl Plan {
     #[expect(clippy::print_stdout, reason = "the Path is this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let (text, base) = read(&self.file)?;
-        let documents = plimsoll_manifest::parse(&self.file, &text)?;
+        let source = Source::read(&self.file)?;
+        let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
         let surroundings = surroundings(&documents)?;
         let apps: Vec<_> = documents
             .iter()
@@ -65,7 +62,7 @@ impl Plan {
         let mut changes = false;
         for app in apps {
             let mut spec = app.spec.clone();
-            add_digests(&mut spec, &base)?;
+            source.add_digests(&mut spec, |bytes| Ok(Digest::of_bytes(bytes)))?;
             let path = path(&input(app, spec, &surroundings)?);
             changes |= path.plans.iter().any(|plan| !plan.steps.is_empty());
             match self.output {
@@ -75,16 +72,6 @@ impl Plan {
         }
         Ok(if self.exit_code && changes { Ended::Changes } else { Ended::Done })
     }
-}
-
-fn read(file: &str) -> anyhow::Result<(Vec<u8>, std::path::PathBuf)> {
-    let mut text = Vec::new();
-    if file == "-" {
-        std::io::stdin().read_to_end(&mut text).context("standard input cannot be read")?;
-        return Ok((text, std::path::PathBuf::from(".")));
-    }
-    text = std::fs::read(file).with_context(|| format!("{file} cannot be read"))?;
-    Ok((text, FilePath::new(file).parent().unwrap_or(FilePath::new(".")).to_owned()))
 }
 
 fn surroundings(documents: &[Document]) -> anyhow::Result<Surroundings> {
@@ -109,31 +96,11 @@ fn local() -> anyhow::Result<TargetName> {
     Ok("local".parse()?)
 }
 
-/// Fills in the digest of every program file, as uploading it would.
-fn add_digests(spec: &mut AppSpec, base: &FilePath) -> anyhow::Result<()> {
-    let root = base.canonicalize().with_context(|| format!("{} cannot be read", base.display()))?;
-    for (name, component) in &mut spec.components {
-        let Some(program) = &mut component.program else { continue };
-        let (Some(file), None) = (&program.file, program.digest) else { continue };
-        let path = base.join(file);
-        let real = path
-            .canonicalize()
-            .with_context(|| format!("component {name}: {} cannot be read", path.display()))?;
-        if !real.starts_with(&root) {
-            bail!("component {name}: {} leads out of {} by a link", path.display(), root.display());
-        }
-        let size = real.metadata().with_context(|| format!("component {name}: {file} cannot be read"))?.len();
-        if size > LARGEST_PROGRAM {
-            bail!("component {name}: {file} has {size} bytes, more than the {LARGEST_PROGRAM} allowed");
-        }
-        let bytes =
-            std::fs::read(&real).with_context(|| format!("component {name}: {file} cannot be read"))?;
-        program.digest = Some(Digest::of_bytes(&bytes));
-    }
-    Ok(())
-}
-
-fn input(app: &Declared<App>, spec: AppSpec, surroundings: &Surroundings) -> anyhow::Result<Input> {
+fn input(
+    app: &Declared<App>,
+    spec: plimsoll_model::AppSpec,
+    surroundings: &Surroundings,
+) -> anyhow::Result<Input> {
     let target = spec.target.clone().map_or_else(local, Ok)?;
     let project: ProjectName = app.metadata.project.clone().map_or_else(|| "default".parse(), Ok)?;
     let mut context = Context::bare(target.clone(), TargetSpec::default());

@@ -13,7 +13,9 @@
 mod clock;
 mod queue;
 mod reconciler;
+mod runner;
 
 pub use clock::Clock;
 pub use queue::{Queue, RETRY_CAP, RETRY_FIRST};
 pub use reconciler::{Fut, Look, Reconciler};
+pub use runner::{Census, Hints, Pace, run};

@@ -11,6 +11,7 @@
 mod app;
 mod drivers;
 mod execute;
+mod hints;
 mod orphans;
 mod record;
 mod surroundings;
@@ -18,5 +19,6 @@ mod surroundings;
 pub use app::{AppReconciler, Identity, Settings};
 pub use drivers::Drivers;
 pub use execute::Opener;
+pub use hints::{Apps, follow};
 pub use orphans::{Orphan, Orphans};
 pub use surroundings::{DEFAULT_TARGET, route_claim};

@@ -28,4 +28,4 @@ pub use error::StoreError;
 pub use feed::Feed;
 pub use memory::Memory;
 pub use scope::Scope;
-pub use typed::Store;
+pub use typed::{Store, decode};

@@ -61,7 +61,11 @@ impl Store {
     }
 }
 
-fn decode<K: Kind>(row: Row) -> Result<Object<K>, StoreError> {
+/// The typed object of a row, as a change brings it.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when it cannot be understood.
+pub fn decode<K: Kind>(row: Row) -> Result<Object<K>, StoreError> {
     let corrupt =
         |source| StoreError::Corrupt { kind: KindName(K::PLURAL), key: row.meta.key.clone(), source };
     Ok(Object {

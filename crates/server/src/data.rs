@@ -1,0 +1,188 @@
+//! The data directory: who owns it, and what identifies the installation.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use plimsoll_model::id::{Epoch, InstallationId};
+use plimsoll_shim::{read, write_durably};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::seal::Key;
+
+const IDENTITY: &str = "installation.json";
+const KEY: &str = "key";
+const LOCK: &str = "lock";
+
+/// Where the node of a root installation lies if its users could not reach the data directory.
+const SHARED_NODES: &str = "/var/lib/plimsoll";
+
+/// An owned data directory. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    identity: Identity,
+    key: Key,
+    _lock: File,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    installation: InstallationId,
+    epoch: Epoch,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Another process owns it.
+    #[error("{} belongs to a running Plimsoll (process {owner}): stop that one, or choose another directory", path.display())]
+    Owned {
+        /// The directory.
+        path: PathBuf,
+        /// The process, as it wrote itself down.
+        owner: String,
+    },
+    /// It cannot be read or written.
+    #[error("the data directory {} cannot be used", path.display())]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DataDirectory {
+    /// Takes a data directory, making it if it is not there.
+    ///
+    /// # Errors
+    /// [`DataError`]; nothing was changed then but that the directory may have been made.
+    pub fn take(path: &Path) -> Result<Self, DataError> {
+        let fail = |file: &Path| {
+            let path = file.to_owned();
+            move |source| DataError::Io { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(fail(path))?;
+        let path = path.canonicalize().map_err(fail(path))?;
+        let lock = Self::lock(&path)?;
+        let identity = match read::<Identity>(&path, IDENTITY).map_err(fail(&path.join(IDENTITY)))? {
+            Some(identity) => identity,
+            None => Self::found(&path).map_err(fail(&path))?,
+        };
+        let key = Key::load_or_make(&path.join(KEY)).map_err(fail(&path.join(KEY)))?;
+        Ok(Self { path, identity, key, _lock: lock })
+    }
+
+    fn lock(path: &Path) -> Result<File, DataError> {
+        let name = path.join(LOCK);
+        let fail = |source| DataError::Io { path: name.clone(), source };
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&name)
+            .map_err(fail)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut owner = String::new();
+                lock.read_to_string(&mut owner).map_err(fail)?;
+                let owner = owner.trim().to_owned();
+                return Err(DataError::Owned { path: path.to_owned(), owner });
+            }
+            Err(errno) => return Err(fail(errno.into())),
+        }
+        lock.set_len(0).and_then(|()| lock.rewind()).map_err(fail)?;
+        writeln!(lock, "{}", std::process::id()).map_err(fail)?;
+        Ok(lock)
+    }
+
+    /// Makes a new installation.
+    fn found(path: &Path) -> io::Result<Identity> {
+        let installation = format!("i-{}", random_name()?);
+        let installation =
+            installation.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let identity = Identity { installation, epoch: Epoch(1) };
+        write_durably(path, IDENTITY, &identity)?;
+        Ok(identity)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The installation that lives here.
+    pub fn installation(&self) -> &InstallationId {
+        &self.identity.installation
+    }
+
+    /// Raised by every restore.
+    pub fn epoch(&self) -> Epoch {
+        self.identity.epoch
+    }
+
+    /// What seals secrets.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Where the bytes of programs lie, by digest.
+    pub fn content(&self) -> PathBuf {
+        self.path.join("content")
+    }
+
+    /// Where the local node lies. As root instances run as other users, who must be able to pass through every
+    /// directory above their own; below somebody's private directory they could not.
+    ///
+    /// # Errors
+    /// When a directory above cannot be examined.
+    pub fn node(&self) -> io::Result<PathBuf> {
+        if rustix::process::geteuid().is_root() {
+            for above in self.path.ancestors() {
+                if above.metadata()?.mode() & 0o001 == 0 {
+                    return Ok(Path::new(SHARED_NODES).join(self.installation().as_str()));
+                }
+            }
+        }
+        Ok(self.path.join("node"))
+    }
+}
+
+/// Twelve random hexadecimal digits.
+pub(crate) fn random_name() -> io::Result<String> {
+    use std::fmt::Write as _;
+    let mut bytes = [0; 6];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let mut name = String::new();
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        write!(name, "{byte:02x}").ok();
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_owner_and_keeps_its_identity() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        let first = DataDirectory::take(&path).unwrap();
+        let id = first.installation().clone();
+        let second = DataDirectory::take(&path).unwrap_err();
+        assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
+        drop(first);
+        assert_eq!(*DataDirectory::take(&path).unwrap().installation(), id);
+    }
+}

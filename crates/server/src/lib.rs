@@ -1,0 +1,25 @@
+//! The control plane of one machine: a data directory, a store, an engine, and the local node.
+//!
+//! [`Server::start`] puts the parts together and lets them run; [`apply`] brings what a file declares into the
+//! store, where the engine finds it. One process owns a data directory at a time, by a lock.
+//!
+//! ```text
+//! DATA/
+//!   lock               held by the process that owns the directory
+//!   installation.json  the installation's id and epoch
+//!   key                seals secrets; readable by its owner only
+//!   plimsoll.db        everything declared and everything recorded
+//!   content/           the bytes of programs, by digest
+//!   node/              the local node, unless its users could not reach it here
+//! ```
+//!
+//! Deliberately absent: decisions, and the network.
+
+mod apply;
+mod data;
+mod seal;
+mod server;
+
+pub use apply::{Applied, ApplyError, Change, apply, save_content};
+pub use data::{DataDirectory, DataError};
+pub use server::{Server, Settings, StartError};

@@ -1,0 +1,191 @@
+//! The parts, put together.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use plimsoll_agent::{Agent, AgentError};
+use plimsoll_engine::{Clock, Hints, Pace};
+use plimsoll_model::kind::{ProjectSpec, TargetSpec};
+use plimsoll_model::object::Timestamp;
+use plimsoll_model::operations::Operations;
+use plimsoll_model::{Kind, ObjectKey, Project, Target};
+use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphans, follow};
+use plimsoll_store::{Batch, New, Scope, Store, StoreError};
+use plimsoll_store_sql::{OpenError, Sqlite};
+use tokio::task::JoinSet;
+
+use crate::apply::{self, ApplyError};
+use crate::data::{DataDirectory, DataError};
+use crate::seal::Key;
+
+/// Time between two looks for instances that nobody owns.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// How a control plane is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The command line that starts a supervisor.
+    pub shim: Vec<String>,
+}
+
+/// Why a control plane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The store cannot be opened.
+    #[error("{} cannot be opened", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OpenError,
+    },
+    /// The store does not take the first objects.
+    #[error("the store cannot be written")]
+    Store(#[from] StoreError),
+    /// The local node cannot be kept.
+    #[error("the local node cannot be kept")]
+    Agent(#[from] AgentError),
+    /// The system refused something else.
+    #[error("the operating system refused")]
+    Io(#[from] io::Error),
+}
+
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// A control plane at work. It ends when this is dropped; what it keeps runs on.
+pub struct Server {
+    data: DataDirectory,
+    node: PathBuf,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    _tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Takes the data directory and begins to work.
+    ///
+    /// # Errors
+    /// [`StartError`]; then the data directory is free again.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let data = DataDirectory::take(&settings.data)?;
+        let file = data.path().join("plimsoll.db");
+        let sqlite = Sqlite::open(&file).await.map_err(|source| StartError::Open { path: file, source })?;
+        let store = Store::new(sqlite);
+        let clock: Arc<dyn Clock> = Arc::new(WallClock);
+        declare_defaults(&store, clock.now()).await?;
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let hints = Hints::new(u64::from_ne_bytes(seed));
+        let node = data.node()?;
+        let marker = hints.clone();
+        let agent = Agent::open(plimsoll_agent::Config {
+            directory: node.clone(),
+            content: data.content(),
+            installation: data.installation().clone(),
+            target: DEFAULT_TARGET.parse().map_err(io::Error::other)?,
+            shim: settings.shim,
+            on_change: Arc::new(move |app| marker.mark(app)),
+        })?;
+        let drivers = Drivers::new().with(agent);
+        let identity = Identity { installation: data.installation().clone(), epoch: data.epoch() };
+        let reconciler = AppReconciler::new(
+            store.clone(),
+            drivers.clone(),
+            identity.clone(),
+            clock.clone(),
+            Arc::new(data.key().clone()),
+            plimsoll_reconcile::Settings::default(),
+        );
+        let mut tasks = JoinSet::new();
+        let census = Arc::new(Apps(store.clone()));
+        tasks.spawn(plimsoll_engine::run(hints.clone(), Arc::new(reconciler), census, Pace::default()));
+        tasks.spawn(follow(store.clone(), hints));
+        tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity)));
+        Ok(Self { data, node, store, clock, _tasks: tasks })
+    }
+
+    /// Everything declared and recorded.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &DataDirectory {
+        &self.data
+    }
+
+    /// The directory of the local node.
+    pub fn node(&self) -> &std::path::Path {
+        &self.node
+    }
+
+    /// Wall time, for stamps that people read.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        self.data.key()
+    }
+
+    /// Changes a person's standing instructions for an App; false if there is no such App.
+    ///
+    /// # Errors
+    /// When the store does not take it.
+    pub async fn operate(
+        &self,
+        app: &ObjectKey,
+        change: impl Fn(&mut Operations),
+    ) -> Result<bool, ApplyError> {
+        apply::operate(&self.store, app, change).await
+    }
+}
+
+async fn sweep(mut orphans: Orphans) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        // What could not be examined now is examined at the next tick.
+        orphans.sweep().await.ok();
+    }
+}
+
+/// The local target and the default project, unless they are there.
+async fn declare_defaults(store: &Store, at: Timestamp) -> Result<(), StoreError> {
+    ensure::<Target>(store, DEFAULT_TARGET, TargetSpec::local(), at).await?;
+    ensure::<Project>(store, "default", ProjectSpec::default(), at).await
+}
+
+async fn ensure<K: Kind<Operations = ()>>(
+    store: &Store,
+    name: &str,
+    spec: K::Spec,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let key = ObjectKey::of_installation(name.parse().expect("a built-in name is valid"));
+    if store.get::<K>(&Scope::All, &key).await?.is_some() {
+        return Ok(());
+    }
+    let uid = format!("{}-{name}", K::NAME.to_lowercase()).parse().expect("a built-in uid is valid");
+    store
+        .commit(
+            &Scope::All,
+            Batch::new().create(New::<K> { uid, key, owner: None, at, spec, operations: () }),
+        )
+        .await
+}
