@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
         "plimsoll-engine",
         "plimsoll-shim",
     ],
-    &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent"],
+    &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent", "plimsoll-router"],
     &["plimsoll-sim", "plimsoll-server"],
     &["plimsoll"],
     &["xtask"],

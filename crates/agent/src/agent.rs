@@ -11,7 +11,7 @@ use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{BootId, InstallationId, InstanceId, PartName, TargetName, Uid};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::{Action, Fence, Launch, Scope, Step};
-use plimsoll_model::world::{NodeTime, NodeView};
+use plimsoll_model::world::{NodeTime, NodeView, Phase};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
@@ -131,7 +131,8 @@ impl Inner {
                     let place = Place::at(entry.path());
                     if let Some(mark) = place.mark()? {
                         let intent = place.intent()?;
-                        self.keep(&mut self.lock(), instance, place, mark, intent);
+                        // Nothing is known of it until its keeper has looked.
+                        self.keep(&mut self.lock(), instance, place, mark, (intent, Phase::Unknown));
                     }
                 }
                 None => std::fs::remove_dir_all(entry.path())?,
@@ -140,10 +141,17 @@ impl Inner {
         Ok(())
     }
 
-    fn keep(&self, state: &mut State, instance: InstanceId, place: Place, mark: Mark, intent: Intent) {
+    fn keep(
+        &self,
+        state: &mut State,
+        instance: InstanceId,
+        place: Place,
+        mark: Mark,
+        (intent, phase): (Intent, Phase),
+    ) {
         let mark = Arc::new(mark);
         let (sender, receiver) = watch::channel(intent);
-        let (keeper, sight) = Keeper::new(place.clone(), mark.clone(), &self.setting, receiver);
+        let (keeper, sight) = Keeper::new(place.clone(), mark.clone(), &self.setting, receiver, phase);
         self.runtime.spawn(keeper.keep());
         state.copies.insert(instance, Copy { mark, place, sight, intent: sender });
     }
@@ -230,7 +238,8 @@ impl Inner {
                 error => DriverError::Terminal(error.to_string()),
             });
         }
-        self.keep(state, instance.clone(), place, mark, Intent::Run);
+        let phase = Phase::Unready { since: Span::ZERO };
+        self.keep(state, instance.clone(), place, mark, (Intent::Run, phase));
         Ok(())
     }
 

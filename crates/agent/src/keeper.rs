@@ -55,9 +55,8 @@ struct State {
 }
 
 impl Sight {
-    fn new(counters: Counters) -> Self {
-        let state =
-            State { phase: Phase::Unknown, entered: Instant::now(), counters, probe: None, last_exit: None };
+    fn new(counters: Counters, phase: Phase) -> Self {
+        let state = State { phase, entered: Instant::now(), counters, probe: None, last_exit: None };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -121,8 +120,9 @@ impl Keeper {
         mark: Arc<Mark>,
         setting: &Setting,
         intent: watch::Receiver<Intent>,
+        phase: Phase,
     ) -> (Self, Sight) {
-        let sight = Sight::new(place.counters());
+        let sight = Sight::new(place.counters(), phase);
         let keeper = Self {
             place,
             mark,

@@ -14,6 +14,7 @@ use plimsoll_model::id::PartName;
 use plimsoll_shim::Run;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::JoinSet;
 
 /// Bytes of an answer that are read, and of a command's output that are kept.
 const LARGEST: usize = 64 << 10;
@@ -53,34 +54,28 @@ async fn http(probe: &HttpProbe, at: SocketAddr) -> Result<(), String> {
     let stream = TcpStream::connect(at).await.map_err(|error| failed(&error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| failed(&error))?;
+    // It ends with this probe, whatever becomes of it.
+    let mut background = JoinSet::new();
+    background.spawn(connection);
     let request = Request::get(&probe.path)
         .header(header::HOST, at.to_string())
         .header(header::USER_AGENT, "plimsoll-probe")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST).collect().await;
-        let body = body.map_err(|error| failed(&error))?.to_bytes();
-        let body = String::from_utf8_lossy(&body).trim_end().to_owned();
-        if !status.is_success() {
-            return Err(failed(&format!("{status} {body}")));
+    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await;
+    let body = body.map_err(|error| failed(&error))?.to_bytes();
+    let body = String::from_utf8_lossy(&body).trim_end().to_owned();
+    if !status.is_success() {
+        return Err(failed(&format!("{status} {body}")));
+    }
+    match &probe.body {
+        Some(expected) if expected.trim_end() != body => {
+            Err(failed(&format!("it answered {body:?} instead of {:?}", expected.trim_end())))
         }
-        match &probe.body {
-            Some(expected) if expected.trim_end() != body => {
-                Err(failed(&format!("it answered {body:?} instead of {:?}", expected.trim_end())))
-            }
-            _ => Ok(()),
-        }
-    };
-    tokio::select! {
-        result = exchange => result,
-        ended = connection => {
-            // The connection's task ends first only if the exchange cannot go on.
-            Err(failed(&ended.err().map_or("closed too early".to_owned(), |error| error.to_string())))
-        }
+        _ => Ok(()),
     }
 }
 

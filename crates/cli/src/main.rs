@@ -30,6 +30,14 @@ enum Command {
     Up(up::Up),
     /// Print the version
     Version,
+    /// Lead traffic to what is ready; the server starts it
+    #[command(hide = true)]
+    Router {
+        /// Where its tables are kept
+        directory: std::path::PathBuf,
+        /// The installation it serves
+        installation: plimsoll_model::id::InstallationId,
+    },
     /// Supervise one instance; the agent starts it
     #[command(hide = true)]
     Shim {
@@ -59,6 +67,9 @@ fn main() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Sim(sim) => sim.run(),
         Command::Up(up) => up.run(),
+        Command::Router { directory, installation } => {
+            plimsoll_router::run(&directory, installation).map(|()| Ended::Done).map_err(Into::into)
+        }
         Command::Shim { directory } => match plimsoll_shim::supervise(&directory) {
             Ok(()) => Ok(Ended::Done),
             Err(plimsoll_shim::ShimError::Locked) => return ExitCode::from(plimsoll_shim::LOCKED),

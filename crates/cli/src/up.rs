@@ -1,6 +1,7 @@
 //! `plimsoll up`: a control plane for as long as the command runs, with what a file declares.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,15 +56,16 @@ impl Up {
         let source = Source::read(&self.file)?;
         let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
         let data = data_directory(self.data_dir.clone())?;
-        let shim = std::env::current_exe().context("this program cannot find itself")?;
-        let settings = Settings { data, shim: vec![shim.display().to_string(), "shim".into()] };
+        let program = std::env::current_exe().context("this program cannot find itself")?;
+        let settings = Settings { data, program };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             // From here on an interrupt is an answer to wait for, not an end.
             let mut end = Interrupts::new()?;
             let server = Server::start(settings).await?;
             let apps = self.apply(&server, &source, documents).await?;
-            let mut view = View { server: &server, apps, shown: BTreeMap::new() };
+            let address = server.router().address().await.context("the router cannot be reached")?;
+            let mut view = View { server: &server, apps, address, shown: BTreeMap::new() };
             tokio::select! {
                 result = view.follow() => result?,
                 () = end.next() => {}
@@ -76,6 +78,8 @@ impl Up {
             tokio::select! {
                 result = tokio::time::timeout(END, view.end()) => {
                     result.context("not everything ended in time; what still runs goes on")??;
+                    // A router that still serves other Apps stays.
+                    server.router().end().await.ok();
                     talk("everything has ended; volumes and addresses stay");
                     Ok(Ended::Done)
                 }
@@ -147,6 +151,8 @@ impl Interrupts {
 struct View<'a> {
     server: &'a Server,
     apps: BTreeSet<ObjectKey>,
+    /// Where routes are served.
+    address: SocketAddr,
     shown: BTreeMap<(ObjectKey, String), String>,
 }
 
@@ -177,6 +183,20 @@ impl View<'_> {
                 talk(&format!("{:<16} {line}", format!("{}/{name}", app.meta.key.name)));
                 self.shown.insert(place, line);
             }
+        }
+        let place = (app.meta.key.clone(), "routes".to_owned());
+        if is_running(app, &status.value) && !self.shown.contains_key(&place) {
+            self.invite(app);
+            self.shown.insert(place, String::new());
+        }
+    }
+
+    /// Says how to reach an App.
+    fn invite(&self, app: &Object<App>) {
+        for route in app.spec.components.values().flat_map(|component| &component.routes) {
+            let (host, address) = (&route.host, self.address);
+            let url = format!("http://{host}:{}{}", address.port(), route.path);
+            talk(&format!("\n  {url}\n  curl --resolve {host}:{}:{} {url}\n", address.port(), address.ip()));
         }
     }
 
@@ -233,12 +253,16 @@ fn lines(app: &Object<App>, status: &AppStatus) -> Vec<(String, String)> {
     for wait in waits().filter(|wait| wait.component().is_none()) {
         lines.push(("-".to_owned(), wait.reason().to_string()));
     }
-    if app.operations.power == Power::On
-        && status.outcome.as_ref().is_some_and(|it| it.state == OutcomeState::Settled)
-    {
+    if is_running(app, status) {
         lines.push(("-".to_owned(), "settled".to_owned()));
     }
     lines
+}
+
+/// Everything declared is there.
+fn is_running(app: &Object<App>, status: &AppStatus) -> bool {
+    let settled = status.outcome.as_ref().is_some_and(|it| it.state == OutcomeState::Settled);
+    settled && app.operations.power == Power::On
 }
 
 #[expect(clippy::print_stderr, reason = "this is the command line")]

@@ -33,7 +33,8 @@ struct Entry {
 }
 
 /// Why a fence was refused. Nothing was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
 pub enum Refusal {
     /// A newer plan is being followed.
     #[error("plan {current} is already being followed")]

@@ -7,11 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use plimsoll_agent::{Agent, AgentError};
 use plimsoll_engine::{Clock, Hints, Pace};
+use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::operations::Operations;
 use plimsoll_model::{Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphans, follow};
+use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
 use plimsoll_store_sql::{OpenError, Sqlite};
 use tokio::task::JoinSet;
@@ -28,8 +30,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// The data directory.
     pub data: PathBuf,
-    /// The command line that starts a supervisor.
-    pub shim: Vec<String>,
+    /// The program itself: `PROGRAM shim DIRECTORY` is a supervisor, `PROGRAM router DIRECTORY INSTALLATION` a router.
+    pub program: PathBuf,
 }
 
 /// Why a control plane could not start.
@@ -73,6 +75,7 @@ pub struct Server {
     node: PathBuf,
     store: Store,
     clock: Arc<dyn Clock>,
+    router: RouterDriver,
     _tasks: JoinSet<()>,
 }
 
@@ -92,16 +95,22 @@ impl Server {
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let hints = Hints::new(u64::from_ne_bytes(seed));
         let node = data.node()?;
+        let target: TargetName = DEFAULT_TARGET.parse().map_err(io::Error::other)?;
+        let program = settings.program.display().to_string();
         let marker = hints.clone();
         let agent = Agent::open(plimsoll_agent::Config {
             directory: node.clone(),
             content: data.content(),
             installation: data.installation().clone(),
-            target: DEFAULT_TARGET.parse().map_err(io::Error::other)?,
-            shim: settings.shim,
+            target: target.clone(),
+            shim: vec![program.clone(), "shim".into()],
             on_change: Arc::new(move |app| marker.mark(app)),
         })?;
-        let drivers = Drivers::new().with(agent);
+        let directory = data.path().join("router");
+        let command =
+            vec![program, "router".into(), directory.display().to_string(), data.installation().to_string()];
+        let router = RouterDriver::new(target, directory, command);
+        let drivers = Drivers::new().with(agent).with(router.clone());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch() };
         let reconciler = AppReconciler::new(
             store.clone(),
@@ -116,7 +125,7 @@ impl Server {
         tasks.spawn(plimsoll_engine::run(hints.clone(), Arc::new(reconciler), census, Pace::default()));
         tasks.spawn(follow(store.clone(), hints));
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity)));
-        Ok(Self { data, node, store, clock, _tasks: tasks })
+        Ok(Self { data, node, store, clock, router, _tasks: tasks })
     }
 
     /// Everything declared and recorded.
@@ -127,6 +136,11 @@ impl Server {
     /// The data directory.
     pub fn data(&self) -> &DataDirectory {
         &self.data
+    }
+
+    /// The router of the local node.
+    pub fn router(&self) -> &RouterDriver {
+        &self.router
     }
 
     /// The directory of the local node.

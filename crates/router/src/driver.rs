@@ -1,0 +1,202 @@
+//! The control plane's end: a driver that talks to the router process, and starts it when there is none.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
+use plimsoll_model::id::{TargetName, Uid};
+use plimsoll_model::step::{Fence, Scope, Step};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+
+use crate::wire::{Answer, Request, SOCKET};
+
+/// How long a router may take to start.
+const START: Duration = Duration::from_secs(10);
+
+/// Pause between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Pause between two attempts to start a router that does not come up.
+const START_PAUSE: Duration = Duration::from_secs(5);
+
+/// Connections kept between calls.
+const MOST_IDLE: usize = 8;
+
+/// A router process as a driver. Clones share it.
+#[derive(Clone)]
+pub struct RouterDriver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: TargetName,
+    directory: PathBuf,
+    /// The command line that starts a router for this directory.
+    command: Vec<String>,
+    idle: std::sync::Mutex<Vec<BufReader<UnixStream>>>,
+    /// When it was last started; held while it is.
+    started: Mutex<Option<Instant>>,
+}
+
+impl RouterDriver {
+    /// A driver for the router of a directory.
+    pub fn new(target: TargetName, directory: PathBuf, command: Vec<String>) -> Self {
+        let shared = Shared {
+            target,
+            directory,
+            command,
+            idle: std::sync::Mutex::default(),
+            started: Mutex::new(None),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Where routes are served.
+    ///
+    /// # Errors
+    /// When the router cannot be reached.
+    pub async fn address(&self) -> Result<SocketAddr, DriverError> {
+        match self.shared.ask(&Request::Address).await? {
+            Answer::Address(address) => Ok(address),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Ends the router if nothing is published; true if it does.
+    ///
+    /// # Errors
+    /// When the router cannot be reached.
+    pub async fn end(&self) -> Result<bool, DriverError> {
+        match self.shared.ask(&Request::End).await? {
+            Answer::Done => Ok(true),
+            _ => Ok(false),
+        }
+    }
+}
+
+fn unexpected(answer: Answer) -> DriverError {
+    match answer {
+        Answer::Failed(failure) => failure.into(),
+        _ => DriverError::Terminal("the router answered something else".into()),
+    }
+}
+
+fn transient(error: &dyn std::fmt::Display) -> DriverError {
+    DriverError::Transient(format!("the router does not answer: {error}"))
+}
+
+impl Shared {
+    async fn ask(&self, request: &Request) -> Result<Answer, DriverError> {
+        let mut line =
+            serde_json::to_vec(request).map_err(|error| DriverError::Terminal(error.to_string()))?;
+        line.push(b'\n');
+        let asked = tokio::time::timeout(ANSWER, async {
+            // A kept connection may belong to a router that is gone.
+            while let Some(mut kept) = self.kept() {
+                if let Ok(answer) = exchange(&mut kept, &line).await {
+                    self.keep(kept);
+                    return Ok(answer);
+                }
+            }
+            let mut new = BufReader::new(self.connect().await?);
+            let answer = exchange(&mut new, &line).await.map_err(|error| transient(&error))?;
+            self.keep(new);
+            Ok(answer)
+        });
+        asked.await.unwrap_or_else(|_| Err(transient(&"it takes too long")))
+    }
+
+    fn kept(&self) -> Option<BufReader<UnixStream>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop()
+    }
+
+    fn keep(&self, connection: BufReader<UnixStream>) {
+        let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if idle.len() < MOST_IDLE {
+            idle.push(connection);
+        }
+    }
+
+    async fn connect(&self) -> Result<UnixStream, DriverError> {
+        let socket = self.directory.join(SOCKET);
+        if let Ok(stream) = UnixStream::connect(&socket).await {
+            return Ok(stream);
+        }
+        let mut started = self.started.lock().await;
+        if started.is_none_or(|at| at.elapsed() >= START_PAUSE) {
+            self.start()?;
+            *started = Some(Instant::now());
+        }
+        let give_up = Instant::now() + START;
+        loop {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() >= give_up => return Err(transient(&error)),
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Starts a router. If one runs already, the new one finds its lock taken and ends.
+    fn start(&self) -> Result<(), DriverError> {
+        let (program, arguments) =
+            self.command.split_first().ok_or_else(|| DriverError::Terminal("no router is set up".into()))?;
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| transient(&error))?;
+        // It is reaped here if it ends before us.
+        std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+}
+
+async fn exchange(connection: &mut BufReader<UnixStream>, line: &[u8]) -> std::io::Result<Answer> {
+    connection.write_all(line).await?;
+    let mut answer = Vec::new();
+    connection.read_until(b'\n', &mut answer).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+impl Driver for RouterDriver {
+    fn scope(&self) -> Scope {
+        Scope::Router(self.shared.target.clone())
+    }
+
+    fn observe<'a>(&'a self, app: &'a Uid) -> Fut<'a, Result<Sighting, DriverError>> {
+        Box::pin(async move {
+            match self.shared.ask(&Request::Observe(app.clone())).await? {
+                Answer::View(view) => Ok(Sighting::Router(view)),
+                other => Err(unexpected(other)),
+            }
+        })
+    }
+
+    fn inventory(&self) -> Fut<'_, Result<Vec<Marked>, DriverError>> {
+        // Members are found through their App; a router holds no instances of its own.
+        Box::pin(async move { Ok(Vec::new()) })
+    }
+
+    fn execute<'a>(
+        &'a self,
+        step: &'a Step,
+        fence: &'a Fence,
+        _: &'a SecretValues,
+    ) -> Fut<'a, Result<(), DriverError>> {
+        Box::pin(async move {
+            let request = Request::Execute { step: Box::new(step.clone()), fence: fence.clone() };
+            match self.shared.ask(&request).await? {
+                Answer::Done => Ok(()),
+                other => Err(unexpected(other)),
+            }
+        })
+    }
+}

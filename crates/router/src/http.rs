@@ -1,0 +1,312 @@
+//! Host and path routes: requests, each led to a ready member.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::access::{self, AccessLog, Line};
+use crate::state::{InFlight, State};
+use crate::upstream::{NoAnswer, Upstream};
+
+/// Connections served at the same time.
+const MOST_CONNECTIONS: usize = 8192;
+
+/// How long a client may take to send the head of a request.
+const HEAD: Duration = Duration::from_secs(15);
+
+/// How long a member may take to begin its answer.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a request waits for a member when none is ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks for a ready member.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+type AnyBody = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// What every connection needs.
+pub(crate) struct Front {
+    state: Arc<State>,
+    upstream: Upstream,
+    log: AccessLog,
+}
+
+/// Accepts connections until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, state: Arc<State>, log: AccessLog) {
+    let front = Arc::new(Front { state, upstream: Upstream::default(), log });
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let front = front.clone();
+                tokio::spawn(async move {
+                    connection(stream, client, front).await;
+                    drop(permit);
+                });
+            }
+            // Too many files are open, or the client is gone already: others may still come.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, client: SocketAddr, front: Arc<Front>) {
+    stream.set_nodelay(true).ok();
+    let service = service_fn(move |request| {
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(front.answer(request, client).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD));
+    // A client that breaks off ends its connection; that is no error of ours.
+    builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await.ok();
+}
+
+/// An answer that was not a member's.
+struct Refusal {
+    status: StatusCode,
+    what: String,
+}
+
+impl Front {
+    async fn answer(&self, mut request: Request<Incoming>, client: SocketAddr) -> Response<AnyBody> {
+        let began = Instant::now();
+        let id = request_id(request.headers_mut());
+        let mut line = Line {
+            at: access::now(),
+            id: id.to_str().unwrap_or_default().to_owned(),
+            client: client.ip().to_string(),
+            method: request.method().to_string(),
+            host: host(&request).unwrap_or_default(),
+            path: request.uri().path().to_owned(),
+            status: 0,
+            took: 0,
+            member: None,
+        };
+        let result = self.lead(request, client, &mut line).await;
+        let mut response = result.unwrap_or_else(|refusal| {
+            let text = format!("{} {}\nrequest {}\n", refusal.status.as_u16(), refusal.what, line.id);
+            let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
+            let mut response = Response::new(body);
+            *response.status_mut() = refusal.status;
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, plain);
+            response
+        });
+        response.headers_mut().insert(REQUEST_ID, id);
+        line.status = response.status().as_u16();
+        line.took = began.elapsed().as_millis();
+        self.log.add(line);
+        response
+    }
+
+    async fn lead(
+        &self,
+        mut request: Request<Incoming>,
+        client: SocketAddr,
+        line: &mut Line,
+    ) -> Result<Response<AnyBody>, Refusal> {
+        let path = request.uri().path().to_owned();
+        let upgrade = wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+        let protocol = upgrade.is_some().then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
+        forward_headers(&mut request, client, &line.host, protocol.as_ref());
+        let give_up = Instant::now() + PATIENCE;
+        let mut tried = Vec::new();
+        loop {
+            let routing = self.state.routing();
+            let backend = routing.find(&line.host, &path).ok_or_else(|| Refusal {
+                status: StatusCode::NOT_FOUND,
+                what: format!("no route leads from {}{path}", line.host),
+            })?;
+            let Some(in_flight) = backend.pick(&tried) else {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                if Instant::now() >= give_up {
+                    let what = if backend.is_empty() { "no copy is ready" } else { "no copy can be reached" };
+                    return Err(Refusal { status, what: what.into() });
+                }
+                tokio::time::sleep(LOOK).await;
+                tried.clear();
+                continue;
+            };
+            tried.push(in_flight.endpoint);
+            line.member = Some(in_flight.endpoint.to_string());
+            let sent = tokio::time::timeout(ANSWER, self.upstream.send(in_flight.endpoint, request)).await;
+            request = match sent {
+                Ok(Ok(response)) => return Ok(answer_of(response, in_flight, upgrade)),
+                // It never saw the request: another one may have it, whatever the method.
+                Ok(Err(NoAnswer::NotSent(unsent))) => *unsent,
+                Ok(Err(NoAnswer::Broken(what))) => {
+                    return Err(Refusal { status: StatusCode::BAD_GATEWAY, what });
+                }
+                Err(_) => {
+                    let what = format!("the copy did not answer within {} s", ANSWER.as_secs());
+                    return Err(Refusal { status: StatusCode::GATEWAY_TIMEOUT, what });
+                }
+            };
+        }
+    }
+}
+
+/// The member's answer; the member is busy until all of it was passed on.
+fn answer_of(
+    mut response: Response<Incoming>,
+    in_flight: InFlight,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<AnyBody> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(upgrade) = upgrade
+    {
+        let member = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            let _in_flight = in_flight;
+            let (Ok(client), Ok(member)) = tokio::join!(upgrade, member) else { return };
+            let (mut client, mut member) = (TokioIo::new(client), TokioIo::new(member));
+            // Either side may break off at any time; that is theirs to handle.
+            tokio::io::copy_bidirectional(&mut client, &mut member).await.ok();
+        });
+        return response.map(|body| body.boxed_unsync());
+    }
+    remove_hop_headers(response.headers_mut());
+    response.map(|inner| Busy { inner, _in_flight: in_flight }.boxed_unsync())
+}
+
+/// A body during whose passing its member is busy.
+struct Busy {
+    inner: Incoming,
+    _in_flight: InFlight,
+}
+
+impl Body for Busy {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The host a request is for, in lower case and without a port.
+fn host(request: &Request<Incoming>) -> Option<String> {
+    let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().host().or(header)?;
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    Some(bare.to_lowercase())
+}
+
+/// The client's own request id if it has a plausible one, else a new one.
+fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+    let plausible = |id: &&HeaderValue| {
+        id.len() <= 128
+            && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+    };
+    if let Some(id) = headers.get(REQUEST_ID).filter(plausible) {
+        return id.clone();
+    }
+    let id = format!("{:016x}", fastrand::u64(..));
+    let id = HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("none"));
+    headers.insert(REQUEST_ID, id.clone());
+    id
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    let connection = headers.get(header::CONNECTION).and_then(|value| value.to_str().ok());
+    let named = connection
+        .is_some_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
+    named && headers.contains_key(header::UPGRADE)
+}
+
+/// Headers of one connection only: RFC 9110, section 7.6.1.
+fn remove_hop_headers(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    let always = [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
+    for name in always {
+        headers.remove(name);
+    }
+}
+
+/// Makes a client's request one to a member.
+fn forward_headers(
+    request: &mut Request<Incoming>,
+    client: SocketAddr,
+    host: &str,
+    protocol: Option<&HeaderValue>,
+) {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    if let (Ok(uri), true) = (path.parse::<Uri>(), request.method() != Method::CONNECT) {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    remove_hop_headers(headers);
+    if let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol.clone());
+    }
+    let mut set = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    // What a client says of itself is not passed on: it may be made up.
+    set("x-forwarded-for", &client.ip().to_string());
+    set("x-forwarded-proto", "http");
+    set("x-forwarded-host", host);
+    if !headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(host)
+    {
+        headers.insert(header::HOST, host);
+    }
+}

@@ -1,0 +1,99 @@
+//! Connections to members: kept open between requests.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// How long a member may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Connections kept for each member while nothing is asked over them.
+const MOST_IDLE: usize = 256;
+
+/// Idle connections by member.
+#[derive(Default)]
+pub(crate) struct Upstream {
+    idle: Mutex<HashMap<SocketAddr, Vec<SendRequest<Incoming>>>>,
+}
+
+/// Why a member gave no answer.
+pub(crate) enum NoAnswer {
+    /// It never saw the request, which is given back.
+    NotSent(Box<Request<Incoming>>),
+    /// It may have seen it.
+    Broken(String),
+}
+
+impl Upstream {
+    /// Sends a request to a member.
+    pub(crate) async fn send(
+        &self,
+        member: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, NoAnswer> {
+        let mut request = request;
+        // A kept connection may have been closed meanwhile; then the request comes back, and a new one is made.
+        while let Some(mut sender) = self.take(member) {
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    self.keep(member, sender);
+                    return Ok(response);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(NoAnswer::Broken(error.into_error().to_string())),
+                },
+            }
+        }
+        let mut sender = match connect(member).await {
+            Ok(sender) => sender,
+            Err(_) => return Err(NoAnswer::NotSent(Box::new(request))),
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                self.keep(member, sender);
+                Ok(response)
+            }
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => Err(NoAnswer::NotSent(Box::new(unsent))),
+                None => Err(NoAnswer::Broken(error.into_error().to_string())),
+            },
+        }
+    }
+
+    fn take(&self, member: SocketAddr) -> Option<SendRequest<Incoming>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.get_mut(&member)?;
+        kept.retain(|sender| !sender.is_closed());
+        // One whose answer is still being read is not ready.
+        let ready = kept.iter().rposition(SendRequest::is_ready)?;
+        Some(kept.swap_remove(ready))
+    }
+
+    fn keep(&self, member: SocketAddr, sender: SendRequest<Incoming>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.entry(member).or_default();
+        if kept.len() < MOST_IDLE && !sender.is_closed() {
+            kept.push(sender);
+        }
+    }
+}
+
+async fn connect(member: SocketAddr) -> io::Result<SendRequest<Incoming>> {
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(member))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // It ends with the member or with the last use of its sender; whoever waits for an answer is told.
+    tokio::spawn(async move { connection.with_upgrades().await.ok() });
+    Ok(sender)
+}
