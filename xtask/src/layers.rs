@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent", "plimsoll-router"],
     &["plimsoll-sim", "plimsoll-server"],
+    &["plimsoll-api"],
     &["plimsoll"],
     &["xtask"],
 ];

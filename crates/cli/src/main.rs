@@ -1,16 +1,22 @@
 //! The `plimsoll` command: arguments in, text out.
 //!
 //! Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 changes found (only
-//! with `--exit-code`), 64 wrong usage. What the commands do lives in the other crates.
+//! with `--exit-code`), 64 wrong usage, 124 a wait that timed out. What the commands do lives in the other crates.
 
+mod client;
+mod follow;
+mod host;
+mod look;
 mod plan;
 mod sim;
 mod source;
 mod up;
+mod verbs;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use plimsoll_model::operations::Power;
 
 /// Plans, deploys, heals, rolls back and explains.
 #[derive(Parser)]
@@ -28,6 +34,41 @@ enum Command {
     Sim(sim::Sim),
     /// Run what a file declares on this machine, and keep it running
     Up(up::Up),
+    /// Run the control plane of this machine, and its local node
+    Server(host::ServerCommand),
+    /// Bring what a file declares into the control plane
+    Apply(verbs::Apply),
+    /// List objects, or print one
+    Get(look::Get),
+    /// Print everything about an App that a person may want to know
+    Describe(look::Describe),
+    /// Say why an App is not where it should be, down to whoever can do something about it
+    Why(look::Why),
+    /// Print what an App's copies said
+    Logs(look::Logs),
+    /// Wait until an App runs as declared
+    Wait(verbs::WaitCommand),
+    /// Run so many copies of a component, whatever its declaration says
+    Scale(verbs::Scale),
+    /// End an App's copies; volumes and addresses stay
+    Stop(verbs::OfApp),
+    /// Let a stopped App run again
+    Start(verbs::OfApp),
+    /// Try again what was rejected
+    Retry(verbs::Retry),
+    /// Follow, list, undo, pause, resume or restart a rollout
+    #[command(subcommand)]
+    Rollout(verbs::Rollout),
+    /// Set the values of a Secret
+    #[command(subcommand)]
+    Secret(verbs::SecretCommand),
+    /// Delete an App with everything of it, or a Secret
+    Delete(verbs::Delete),
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Print the version
     Version,
     /// Lead traffic to what is ready; the server starts it
@@ -51,6 +92,8 @@ enum Ended {
     Done,
     /// Changes were found and `--exit-code` asks to be told.
     Changes,
+    /// A wait took longer than it was given.
+    TimedOut,
 }
 
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "this is the command line")]
@@ -67,6 +110,24 @@ fn main() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Sim(sim) => sim.run(),
         Command::Up(up) => up.run(),
+        Command::Server(server) => server.run(),
+        Command::Apply(apply) => apply.run(),
+        Command::Get(get) => get.run(),
+        Command::Describe(describe) => describe.run(),
+        Command::Why(why) => why.run(),
+        Command::Logs(logs) => logs.run(),
+        Command::Wait(wait) => wait.run(),
+        Command::Scale(scale) => scale.run(),
+        Command::Stop(of) => verbs::power(&of, Power::Off),
+        Command::Start(of) => verbs::power(&of, Power::On),
+        Command::Retry(retry) => retry.run(),
+        Command::Rollout(rollout) => rollout.run(),
+        Command::Secret(secret) => secret.run(),
+        Command::Delete(delete) => delete.run(),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());
+            Ok(Ended::Done)
+        }
         Command::Router { directory, installation } => {
             plimsoll_router::run(&directory, installation).map(|()| Ended::Done).map_err(Into::into)
         }
@@ -83,6 +144,10 @@ fn main() -> ExitCode {
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Changes) => ExitCode::from(2),
+        Ok(Ended::TimedOut) => {
+            eprintln!("error: it takes longer than it was given; it goes on without this command");
+            ExitCode::from(124)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -157,17 +157,29 @@ impl DataDirectory {
     }
 }
 
-/// Twelve random hexadecimal digits.
+/// Twelve random hexadecimal digits, for names.
 pub(crate) fn random_name() -> io::Result<String> {
+    hexadecimal::<6>()
+}
+
+/// So many random hexadecimal digits that nobody guesses them.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn random_text() -> io::Result<String> {
+    hexadecimal::<20>()
+}
+
+fn hexadecimal<const BYTES: usize>() -> io::Result<String> {
     use std::fmt::Write as _;
-    let mut bytes = [0; 6];
+    let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    let mut name = String::new();
+    let mut text = String::new();
     for byte in bytes {
         // Writing to a String cannot fail.
-        write!(name, "{byte:02x}").ok();
+        write!(text, "{byte:02x}").ok();
     }
-    Ok(name)
+    Ok(text)
 }
 
 #[cfg(test)]

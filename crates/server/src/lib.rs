@@ -21,5 +21,6 @@ mod seal;
 mod server;
 
 pub use apply::{Applied, ApplyError, Change, apply, save_content};
-pub use data::{DataDirectory, DataError};
+pub use data::{DataDirectory, DataError, random_text};
+pub use plimsoll_driver::DriverError;
 pub use server::{Server, Settings, StartError};

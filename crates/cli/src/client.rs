@@ -1,0 +1,240 @@
+//! The control plane as commands reach it: over the API of a data directory.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use plimsoll_api::{Endpoint, LogEntry, Verb};
+use plimsoll_manifest::Document;
+use plimsoll_model::id::{Digest, ObjectName, ProjectName};
+use plimsoll_model::object::{Metadata, Observed};
+use plimsoll_model::{App, Kind, Object, ObjectKey};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use ureq::Agent;
+use ureq::http::Response;
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Which control plane, and which of its projects.
+#[derive(Args, Clone)]
+pub(crate) struct Where {
+    /// The data directory [default: plimsoll in the XDG data directory]
+    #[arg(long, env = "PLIMSOLL_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The project
+    #[arg(short, long, env = "PLIMSOLL_PROJECT", default_value = "default")]
+    pub(crate) project: ProjectName,
+}
+
+impl Where {
+    /// The data directory: the given one, or that of the XDG base directory specification.
+    pub(crate) fn data(&self) -> anyhow::Result<PathBuf> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.data_dir
+            .clone()
+            .or_else(|| variable("XDG_DATA_HOME").map(|data| data.join("plimsoll")))
+            .or_else(|| variable("HOME").map(|home| home.join(".local/share/plimsoll")))
+            .context("there is no HOME, so there is no place for data: give one with --data-dir")
+    }
+
+    /// A client of the control plane that runs there.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        Client::of(&self.data()?)
+    }
+
+    /// An App of the project.
+    pub(crate) fn app(&self, name: &ObjectName) -> ObjectKey {
+        ObjectKey::in_project(self.project.clone(), name.clone())
+    }
+}
+
+/// A client of one control plane.
+pub(crate) struct Client {
+    agent: Agent,
+    base: String,
+    token: String,
+}
+
+/// What became of one document.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Applied {
+    pub(crate) kind: String,
+    pub(crate) project: Option<ProjectName>,
+    pub(crate) name: ObjectName,
+    pub(crate) change: String,
+}
+
+/// An App as the API sends it.
+#[derive(Deserialize)]
+#[serde(bound = "")]
+struct Sent<K: Kind> {
+    metadata: Metadata,
+    spec: K::Spec,
+    operations: K::Operations,
+    status: Option<Observed<K::Status>>,
+}
+
+impl<K: Kind> From<Sent<K>> for Object<K> {
+    fn from(sent: Sent<K>) -> Self {
+        Self { meta: sent.metadata, spec: sent.spec, operations: sent.operations, status: sent.status }
+    }
+}
+
+impl Client {
+    /// A client of the control plane that owns a data directory.
+    pub(crate) fn of(data: &Path) -> anyhow::Result<Self> {
+        let (endpoint, token) = Endpoint::find(data).with_context(|| {
+            format!("no control plane has run in {}: start one with `plimsoll server`", data.display())
+        })?;
+        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER)).build();
+        let base = format!("http://{}", endpoint.address);
+        let client = Self { agent: config.into(), base, token };
+        client.get("version").with_context(|| {
+            format!("no control plane runs in {}: start one with `plimsoll server`", data.display())
+        })?;
+        Ok(client)
+    }
+
+    fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let request = self.agent.get(format!("{}/{path}", self.base));
+        answer(request.header("Authorization", format!("Bearer {}", self.token)).call()?)
+    }
+
+    fn send(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Value> {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}/{path}", self.base))
+            .header("Authorization", format!("Bearer {}", self.token))
+            .header("Content-Type", "application/json")
+            .body(body)?;
+        answer(self.agent.run(request)?)
+    }
+
+    fn place(key: &ObjectKey, plural: &str) -> String {
+        let project = key.project.as_ref().map_or("", |project| project.as_str());
+        format!("v1/projects/{project}/{plural}/{}", key.name)
+    }
+
+    /// Any object, as JSON.
+    pub(crate) fn object(&self, key: &ObjectKey, plural: &str) -> anyhow::Result<Value> {
+        self.get(&Self::place(key, plural))
+    }
+
+    /// Any collection, as JSON; of all projects without one.
+    pub(crate) fn list(&self, project: Option<&ProjectName>, plural: &str) -> anyhow::Result<Vec<Value>> {
+        let path = match project {
+            Some(project) => format!("v1/projects/{project}/{plural}"),
+            None => format!("v1/{plural}"),
+        };
+        let mut answer = self.get(&path)?;
+        match answer["items"].take() {
+            Value::Array(items) => Ok(items),
+            _ => bail!("the server answered something else than a list"),
+        }
+    }
+
+    /// An App.
+    pub(crate) fn app(&self, key: &ObjectKey) -> anyhow::Result<Object<App>> {
+        app_of(self.object(key, App::PLURAL)?)
+    }
+
+    /// Uploads a program.
+    pub(crate) fn upload(&self, bytes: &[u8]) -> anyhow::Result<Digest> {
+        let digest = Digest::of_bytes(bytes);
+        self.send("PUT", &format!("v1/content/{digest}"), bytes)?;
+        Ok(digest)
+    }
+
+    /// Applies documents whose programs are uploaded.
+    pub(crate) fn apply(
+        &self,
+        documents: &[Document],
+        project: &ProjectName,
+    ) -> anyhow::Result<Vec<Applied>> {
+        let mut text = Vec::new();
+        for document in documents {
+            // A stream of YAML documents; each is JSON, which is YAML too.
+            text.extend_from_slice(b"---\n");
+            serde_json::to_writer(&mut text, &as_json(document)?)?;
+            text.push(b'\n');
+        }
+        let mut answer = self.send("POST", &format!("v1/apply?project={project}"), &text)?;
+        Ok(serde_json::from_value(answer["applied"].take())?)
+    }
+
+    /// Carries out a verb.
+    pub(crate) fn operate(&self, app: &ObjectKey, verb: &Verb) -> anyhow::Result<()> {
+        let path = format!("{}/operations", Self::place(app, App::PLURAL));
+        self.send("POST", &path, &serde_json::to_vec(verb)?).map(drop)
+    }
+
+    /// Asks for an object's deletion.
+    pub(crate) fn delete(&self, key: &ObjectKey, plural: &str) -> anyhow::Result<()> {
+        self.send("DELETE", &Self::place(key, plural), b"").map(drop)
+    }
+
+    /// What an App's copies said.
+    pub(crate) fn logs(&self, app: &ObjectKey, query: &str) -> anyhow::Result<Vec<LogEntry>> {
+        let path = format!("{}/logs?{query}", Self::place(app, App::PLURAL));
+        Ok(serde_json::from_value(self.get(&path)?)?)
+    }
+
+    /// Where routes are served.
+    pub(crate) fn router(&self) -> anyhow::Result<std::net::SocketAddr> {
+        Ok(serde_json::from_value(self.get("v1/router")?["address"].take())?)
+    }
+}
+
+/// An App from its JSON.
+pub(crate) fn app_of(value: Value) -> anyhow::Result<Object<App>> {
+    Ok(serde_json::from_value::<Sent<App>>(value)?.into())
+}
+
+/// The answer's JSON, or what the server has against the request.
+fn answer(mut response: Response<ureq::Body>) -> anyhow::Result<Value> {
+    let status = response.status();
+    let text = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
+    if status.is_success() {
+        return Ok(serde_json::from_slice(&text).unwrap_or(Value::Null));
+    }
+    let problem: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+    let errors = problem["errors"].as_array().into_iter().flatten();
+    let lines: Vec<String> = errors
+        .filter_map(|error| error["message"].as_str())
+        .map(|message| format!("\n  {message}"))
+        .collect();
+    let detail = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    Err(anyhow!("{detail}{}", lines.concat()))
+}
+
+/// A document as the server parses it.
+fn as_json(document: &Document) -> anyhow::Result<Value> {
+    let metadata = document.metadata();
+    let mut value = json!({
+        "apiVersion": "plimsoll.dev/v1",
+        "kind": document.kind().name(),
+        "metadata": {"name": metadata.name, "labels": metadata.labels},
+    });
+    if let Some(project) = &metadata.project {
+        value["metadata"]["project"] = json!(project);
+    }
+    match document {
+        Document::App(it) => {
+            value["spec"] = serde_json::to_value(&it.spec)?;
+            if let Some(operations) = &it.operations {
+                value["operations"] = serde_json::to_value(operations)?;
+            }
+        }
+        Document::Project(it) => value["spec"] = serde_json::to_value(&it.spec)?,
+        Document::Target(it) => value["spec"] = serde_json::to_value(&it.spec)?,
+        Document::Secret(it) => {
+            // The one place where values leave this process: to the control plane that seals them.
+            let data = it.data.iter().map(|(key, value)| (key.to_string(), json!(value.expose())));
+            value["spec"] = json!({"data": data.collect::<serde_json::Map<_, _>>()});
+        }
+    }
+    Ok(value)
+}

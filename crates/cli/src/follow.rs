@@ -1,0 +1,163 @@
+//! Following Apps on their way: one line for each piece of news.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use plimsoll_model::operations::Power;
+use plimsoll_model::status::{AppStatus, InstanceState, OutcomeState};
+use plimsoll_model::{App, Object, ObjectKey};
+
+use crate::client::Client;
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(150);
+
+/// Where an App is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// Something is still to come by itself.
+    Moving,
+    /// Declared and observed agree.
+    Settled,
+    /// Only a person can go on, or a wait outlasted its deadline.
+    Stalled,
+}
+
+/// Follows some Apps.
+pub(crate) struct Follower<'a> {
+    client: &'a Client,
+    apps: BTreeSet<ObjectKey>,
+    shown: BTreeMap<(ObjectKey, String), String>,
+    /// Where routes are served, once that is known.
+    address: Option<SocketAddr>,
+}
+
+impl<'a> Follower<'a> {
+    pub(crate) fn new(client: &'a Client, apps: BTreeSet<ObjectKey>) -> Self {
+        Self { client, apps, shown: BTreeMap::new(), address: None }
+    }
+
+    /// One look at all of them: says what is new, and where the one that is farthest back is.
+    pub(crate) fn look(&mut self) -> anyhow::Result<Course> {
+        let mut courses = Vec::new();
+        for key in self.apps.clone() {
+            let app = self.client.app(&key)?;
+            self.show(&app)?;
+            courses.push(course(&app));
+        }
+        let any = |wanted| courses.contains(&wanted);
+        Ok(match () {
+            () if any(Course::Moving) => Course::Moving,
+            () if any(Course::Stalled) => Course::Stalled,
+            () => Course::Settled,
+        })
+    }
+
+    /// Follows until nothing comes by itself any more; `None` when that takes too long, or `stop` says so.
+    pub(crate) fn until_rest(
+        &mut self,
+        limit: Option<Duration>,
+        stop: impl Fn() -> bool,
+    ) -> anyhow::Result<Option<Course>> {
+        let began = Instant::now();
+        loop {
+            match self.look()? {
+                Course::Moving if stop() || limit.is_some_and(|limit| began.elapsed() >= limit) => {
+                    return Ok(None);
+                }
+                Course::Moving => pause(),
+                rest => return Ok(Some(rest)),
+            }
+        }
+    }
+
+    fn show(&mut self, app: &Object<App>) -> anyhow::Result<()> {
+        let Some(status) = app.status.as_ref().filter(|it| it.of == app.meta.generation) else {
+            return Ok(());
+        };
+        let busy = status.value.outcome.as_ref().is_some_and(|it| it.state == OutcomeState::Advanced);
+        for (name, head, reason) in lines(app, &status.value) {
+            let place = (app.meta.key.clone(), name);
+            let known = self.shown.get(&place);
+            let line = if reason.is_empty() { head.clone() } else { format!("{head}: {reason}") };
+            // While steps are carried out nobody says why; what was said before still holds.
+            let old_news =
+                known == Some(&line) || (busy && known.is_some_and(|known| known.starts_with(&head)));
+            if !old_news {
+                talk(&format!("{:<16} {line}", format!("{}/{}", app.meta.key.name, place.1)));
+                self.shown.insert(place, line);
+            }
+        }
+        let place = (app.meta.key.clone(), "routes".to_owned());
+        let running = app.operations.power == Power::On && course(app) == Course::Settled;
+        if running && !self.shown.contains_key(&place) {
+            self.invite(app)?;
+            self.shown.insert(place, String::new());
+        }
+        Ok(())
+    }
+
+    /// Says how to reach an App.
+    fn invite(&mut self, app: &Object<App>) -> anyhow::Result<()> {
+        for route in app.spec.components.values().flat_map(|component| &component.routes) {
+            let address = match self.address {
+                Some(address) => address,
+                None => *self.address.insert(self.client.router()?),
+            };
+            let (host, ip, port) = (&route.host, address.ip(), address.port());
+            let url = format!("http://{host}:{port}{}", route.path);
+            talk(&format!("\n  {url}\n  curl --resolve {host}:{port}:{ip} {url}\n"));
+        }
+        Ok(())
+    }
+}
+
+/// A short rest between two looks of a command that waits.
+pub(crate) fn pause() {
+    std::thread::park_timeout(LOOK);
+}
+
+/// Where an App is.
+pub(crate) fn course(app: &Object<App>) -> Course {
+    let Some(status) = app.status.as_ref().filter(|it| it.of == app.meta.generation) else {
+        return Course::Moving;
+    };
+    match status.value.outcome.as_ref().map(|it| it.state) {
+        Some(OutcomeState::Settled) => Course::Settled,
+        Some(OutcomeState::Stalled) => Course::Stalled,
+        _ => Course::Moving,
+    }
+}
+
+/// For each component its name, its count and why it is not where it should be.
+fn lines(app: &Object<App>, status: &AppStatus) -> Vec<(String, String, String)> {
+    let waits = || status.outcome.iter().flat_map(|outcome| &outcome.waits).map(|waited| &waited.wait);
+    let reasons = |of: Option<&plimsoll_model::id::ComponentName>| {
+        let own = waits().filter(|wait| wait.component() == of).map(|wait| wait.reason().to_string());
+        own.collect::<Vec<_>>().join("; ")
+    };
+    let mut lines = Vec::new();
+    for (name, component) in &status.components {
+        let ended = || component.instances.iter().all(|it| it.state == InstanceState::Stopped);
+        let head = match component.desired {
+            0 if ended() => "stopped".to_owned(),
+            0 => "ending".to_owned(),
+            desired => format!("{}/{desired} ready", component.ready),
+        };
+        lines.push((name.to_string(), head, reasons(Some(name))));
+    }
+    let whole = reasons(None);
+    if !whole.is_empty() {
+        lines.push(("-".to_owned(), "waits".to_owned(), whole));
+    } else if course(app) == Course::Settled && app.operations.power == Power::On {
+        lines.push(("-".to_owned(), "settled".to_owned(), String::new()));
+    }
+    lines
+}
+
+/// News for people, on standard error: standard output is for data.
+#[expect(clippy::print_stderr, reason = "this is the command line")]
+pub(crate) fn talk(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,298 @@
+//! Commands that change something: apply, delete, and the verbs for an App.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{Args, Subcommand};
+use plimsoll_api::Verb;
+use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
+use plimsoll_model::id::{ComponentName, KeyName, ObjectName};
+use plimsoll_model::kind::AppRevisions;
+use plimsoll_model::operations::Power;
+use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::AppRevision;
+use plimsoll_model::secret::Sensitive;
+use plimsoll_model::{App, Kind, ObjectKey, Secret};
+
+use crate::Ended;
+use crate::client::{Client, Where};
+use crate::follow::{Follower, pause, talk};
+use crate::source::Source;
+use crate::up;
+
+/// Bring what a file declares into the control plane
+#[derive(Args)]
+pub(crate) struct Apply {
+    /// The file with the declarations; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: String,
+    #[command(flatten)]
+    place: Where,
+    /// Wait until everything runs as declared; fails when it cannot
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this; exit code 124
+    #[arg(long, default_value = "10m")]
+    timeout: Span,
+}
+
+impl Apply {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        let source = Source::read(&self.file)?;
+        let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
+        let client = self.place.client()?;
+        let applied = up::apply(&client, &source, documents, &self.place)?;
+        if !self.wait {
+            return Ok(Ended::Done);
+        }
+        wait(&client, up::apps_of(&applied), self.timeout)
+    }
+}
+
+fn wait(client: &Client, apps: BTreeSet<ObjectKey>, limit: Span) -> anyhow::Result<Ended> {
+    let limit = Duration::from_millis(limit.millis);
+    up::rest(Follower::new(client, apps).until_rest(Some(limit), || false)?)
+}
+
+/// Wait until an App runs as declared
+#[derive(Args)]
+pub(crate) struct WaitCommand {
+    /// The App
+    app: ObjectName,
+    #[command(flatten)]
+    place: Where,
+    /// Wait no longer than this; exit code 124
+    #[arg(long, default_value = "10m")]
+    timeout: Span,
+}
+
+impl WaitCommand {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        wait(&self.place.client()?, BTreeSet::from([self.place.app(&self.app)]), self.timeout)
+    }
+}
+
+/// Delete an App with everything of it, volumes too, or a Secret
+#[derive(Args)]
+pub(crate) struct Delete {
+    /// What to delete: `app/NAME`, `secret/NAME`, or the name of an App
+    what: String,
+    #[command(flatten)]
+    place: Where,
+    /// Return at once instead of waiting until nothing is left
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Delete {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        let (kind, name) = self.what.split_once('/').unwrap_or(("app", &self.what));
+        let plural = match kind {
+            "app" | "apps" => App::PLURAL,
+            "secret" | "secrets" => Secret::PLURAL,
+            other => bail!("{other} cannot be deleted; apps and secrets can"),
+        };
+        let client = self.place.client()?;
+        let key = self.place.app(&name.parse().context("that is no name")?);
+        client.delete(&key, plural)?;
+        let is_there = || {
+            let items = client.list(Some(&self.place.project), plural)?;
+            anyhow::Ok(items.iter().any(|it| it["metadata"]["name"] == key.name.as_str()))
+        };
+        while !self.no_wait && is_there()? {
+            pause();
+        }
+        talk(&format!("{kind} {key} {}", if self.no_wait { "is being deleted" } else { "deleted" }));
+        Ok(Ended::Done)
+    }
+}
+
+/// An App and the control plane that has it
+#[derive(Args)]
+pub(crate) struct OfApp {
+    /// The App
+    pub(crate) app: ObjectName,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+impl OfApp {
+    /// Carries out one verb.
+    pub(crate) fn operate(&self, verb: &Verb, said: &str) -> anyhow::Result<Ended> {
+        self.place.client()?.operate(&self.place.app(&self.app), verb)?;
+        talk(&format!("app {} {said}", self.app));
+        Ok(Ended::Done)
+    }
+}
+
+/// Run so many copies of a component, whatever its declaration says
+#[derive(Args)]
+pub(crate) struct Scale {
+    #[command(flatten)]
+    of: OfApp,
+    /// `COMPONENT=COPIES`; `COMPONENT=declared` follows the declaration again
+    #[arg(value_name = "COMPONENT=COPIES")]
+    change: String,
+}
+
+impl Scale {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        let wrong = || anyhow!("{:?} is not COMPONENT=COPIES", self.change);
+        let (component, copies) = self.change.split_once('=').ok_or_else(wrong)?;
+        let replicas = match copies {
+            "declared" => None,
+            copies => Some(copies.parse::<u32>().ok().filter(|it| *it <= 1000).ok_or_else(wrong)?),
+        };
+        let component: ComponentName = component.parse()?;
+        self.of.operate(&Verb::Scale { component, replicas }, "scaled")
+    }
+}
+
+/// What a rollout is asked
+#[derive(Subcommand)]
+pub(crate) enum Rollout {
+    /// Follow the rollout to its end; fails when it does
+    Status(OfApp),
+    /// List the App's revisions
+    History(OfApp),
+    /// Go back to the declaration of an earlier revision
+    Undo {
+        #[command(flatten)]
+        of: OfApp,
+        /// The revision; the one before the newest without it
+        #[arg(long)]
+        to: Option<u64>,
+    },
+    /// Replace nothing until `resume`; healing goes on
+    Pause(OfApp),
+    /// Go on with what `pause` stopped
+    Resume(OfApp),
+    /// Replace the copies once, as a rollout would
+    Restart {
+        #[command(flatten)]
+        of: OfApp,
+        /// Only these components
+        #[arg(short, long)]
+        component: Vec<ComponentName>,
+    },
+}
+
+impl Rollout {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        match self {
+            Self::Status(of) => {
+                let apps = BTreeSet::from([of.place.app(&of.app)]);
+                up::rest(Follower::new(&of.place.client()?, apps).until_rest(None, || false)?)
+            }
+            Self::History(of) => history(&of),
+            Self::Undo { of, to } => undo(&of, to),
+            Self::Pause(of) => of.operate(&Verb::Paused(true), "paused"),
+            Self::Resume(of) => of.operate(&Verb::Paused(false), "resumed"),
+            Self::Restart { of, component } => of.operate(&Verb::Restart(component), "restarts"),
+        }
+    }
+}
+
+/// An App's revisions, the oldest first.
+fn revisions(client: &Client, of: &OfApp) -> anyhow::Result<Vec<AppRevision>> {
+    let app = client.app(&of.place.app(&of.app))?;
+    let all = client.list(Some(&of.place.project), AppRevisions::PLURAL)?;
+    let own = all.into_iter().filter(|it| it["metadata"]["owner"] == app.meta.uid.as_str());
+    let mut own = own
+        .map(|mut it| serde_json::from_value(it["spec"].take()))
+        .collect::<Result<Vec<AppRevision>, _>>()?;
+    own.sort_by_key(|revision| revision.number);
+    Ok(own)
+}
+
+#[expect(clippy::print_stdout, reason = "the list is this command's data")]
+fn history(of: &OfApp) -> anyhow::Result<Ended> {
+    println!("REVISION  COMPONENTS");
+    for revision in revisions(&of.place.client()?, of)? {
+        let hashes = revision.hashes();
+        let named: Vec<String> =
+            hashes.iter().map(|(name, hash)| format!("{name}={}", hash.short())).collect();
+        println!("{:<9} {}", revision.number, named.join(" "));
+    }
+    Ok(Ended::Done)
+}
+
+fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
+    let client = of.place.client()?;
+    let revisions = revisions(&client, of)?;
+    let known: Vec<String> = revisions.iter().map(|it| it.number.to_string()).collect();
+    let wanted = match to {
+        Some(number) => revisions.iter().find(|it| it.number.0 == number),
+        None => revisions.iter().rev().nth(1),
+    };
+    let wanted =
+        wanted.ok_or_else(|| anyhow!("app {} has no such revision; it has {}", of.app, known.join(", ")))?;
+    let metadata = Metadata { name: of.app.clone(), project: None, labels: BTreeMap::new() };
+    let spec = wanted.declaration.clone();
+    let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
+    client.apply(&[document], &of.place.project)?;
+    talk(&format!("app {} declares revision {} again", of.app, wanted.number));
+    Ok(Ended::Done)
+}
+
+/// Values that programs may use and nobody may read
+#[derive(Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Replace the values of a Secret
+    Set {
+        /// The Secret
+        name: ObjectName,
+        /// `KEY=VALUE`; `KEY=-` reads the value from standard input
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        values: Vec<String>,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+impl SecretCommand {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        let Self::Set { name, values, place } = self;
+        let mut data: BTreeMap<KeyName, Sensitive<String>> = BTreeMap::new();
+        for value in values {
+            let (key, value) = value.split_once('=').context("a value is given as KEY=VALUE")?;
+            let mut text = value.to_owned();
+            if value == "-" {
+                text.clear();
+                std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
+                text.truncate(text.trim_end_matches('\n').len());
+            }
+            data.insert(key.parse().context("that is no key")?, Sensitive::new(text));
+        }
+        let metadata = Metadata { name: name.clone(), project: None, labels: BTreeMap::new() };
+        let document = Document::Secret(SecretDeclared { line: 1, metadata, data });
+        for applied in place.client()?.apply(&[document], &place.project)? {
+            talk(&format!("secret {name} {}", applied.change));
+        }
+        Ok(Ended::Done)
+    }
+}
+
+/// Switches an App on or off.
+pub(crate) fn power(of: &OfApp, power: Power) -> anyhow::Result<Ended> {
+    let said = if power == Power::On { "starts" } else { "stops; volumes and addresses stay" };
+    of.operate(&Verb::Power(power), said)
+}
+
+/// Try again what was rejected
+#[derive(Args)]
+pub(crate) struct Retry {
+    #[command(flatten)]
+    of: OfApp,
+    /// Only these components
+    #[arg(short, long)]
+    component: Vec<ComponentName>,
+}
+
+impl Retry {
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        self.of.operate(&Verb::Retry(self.component.clone()), "tries again what was rejected")
+    }
+}
