@@ -17,9 +17,12 @@ use tokio::sync::watch;
 
 use crate::keeper::{Keeper, Setting, Sight};
 use crate::ledger::{LedgerFile, NotAdmitted};
-use crate::place::{Intent, Mark, Place, passable_directory, private_directory, sync_directory};
+use crate::place::{Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory};
 use crate::render::{self, RenderError};
 use crate::users::{NoUser, Users};
+
+/// Lines that are kept as the last words of a copy.
+const LAST_WORDS: usize = 20;
 
 /// Called when something of an App changed, so that somebody looks. A hint, nothing more.
 pub type OnChange = Arc<dyn Fn(&ObjectKey) + Send + Sync>;
@@ -366,6 +369,21 @@ impl Driver for Agent {
         Box::pin(async move {
             let state = self.inner.lock();
             Ok(state.copies.iter().map(|(instance, copy)| copy.mark.marked(instance)).collect())
+        })
+    }
+
+    fn last_words<'a>(&'a self, instance: &'a InstanceId) -> Fut<'a, Vec<String>> {
+        let files = log_files(&self.inner.config.directory, instance);
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || {
+                let texts = files.map(|file| std::fs::read(file).unwrap_or_default()).concat();
+                let lines = texts.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
+                let mut lines: Vec<String> =
+                    lines.map(|line| String::from_utf8_lossy(line.text).into_owned()).collect();
+                lines.drain(..lines.len().saturating_sub(LAST_WORDS));
+                lines
+            });
+            read.await.unwrap_or_default()
         })
     }
 

@@ -190,7 +190,7 @@ impl Keeper {
 
     /// One run from its start, or from its adoption, to its end or to another intent.
     async fn run(&mut self) -> io::Result<()> {
-        let mut runner = match runner::adopt(&self.place).await? {
+        let runner = match runner::adopt(&self.place).await? {
             Some(runner) => runner,
             None => match self.start().await? {
                 Some(runner) => runner,
@@ -232,7 +232,7 @@ impl Keeper {
             Some(blockage) => Err(blockage),
             None => runner::start(&self.place, &self.shim).map_err(|error| blockage(&error)),
         };
-        let mut runner = match started {
+        let runner = match started {
             Ok(runner) => runner,
             Err(by) => {
                 self.enter(Phase::Blocked { by });
@@ -296,7 +296,7 @@ impl Keeper {
     }
 
     async fn stop(&mut self, grace: Span) -> io::Result<()> {
-        if let Some(mut runner) = runner::adopt(&self.place).await? {
+        if let Some(runner) = runner::adopt(&self.place).await? {
             self.enter(Phase::Stopping { since: Span::ZERO });
             runner::ask_to_stop(&self.place, grace).ok();
             let limit = Duration::from_millis(grace.millis) + OVERRULED;

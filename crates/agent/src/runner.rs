@@ -29,8 +29,6 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(crate) struct Runner {
     pub(crate) attempt: u32,
     ended: AsyncFd<OwnedFd>,
-    /// Ours to reap, unless it was adopted.
-    child: Option<Child>,
 }
 
 /// What is known of an instance's latest run, from its directory.
@@ -78,7 +76,7 @@ pub(crate) async fn adopt(place: &Place) -> io::Result<Option<Runner>> {
             if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK)
                 && shim.is_there()
             {
-                return Ok(Some(Runner { attempt, ended: watched(pidfd)?, child: None }));
+                return Ok(Some(Runner { attempt, ended: watched(pidfd)? }));
             }
         }
         // Either it is just being started, or its supervisor is gone.
@@ -155,13 +153,21 @@ pub(crate) fn start(place: &Place, shim: &[String]) -> io::Result<Runner> {
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    Ok(Runner { attempt: run.attempt, ended: watched(pidfd)?, child: Some(child) })
+    let handle = || watched(pidfd_open(pid, PidfdFlags::NONBLOCK)?);
+    tokio::spawn(reap(child, handle()?));
+    Ok(Runner { attempt: run.attempt, ended: handle()? })
+}
+
+/// Takes the exit status of a supervisor that we started, whoever waits for its end and whenever.
+async fn reap(mut child: Child, ended: AsyncFd<OwnedFd>) {
+    while ended.readable().await.is_err() {}
+    // It has ended, so this does not wait.
+    child.wait().ok();
 }
 
 impl Runner {
     /// Waits until the program was started, or the supervisor has ended without.
-    pub(crate) async fn announced(&mut self, place: &Place) {
+    pub(crate) async fn announced(&self, place: &Place) {
         let give_up = tokio::time::Instant::now() + ANNOUNCED_WITHIN;
         while tokio::time::Instant::now() < give_up {
             let started: Option<Started> = read(place.path(), STARTED).ok().flatten();
@@ -176,12 +182,9 @@ impl Runner {
     }
 
     /// Waits for the supervisor's end. May be asked again.
-    pub(crate) async fn ended(&mut self) {
+    pub(crate) async fn ended(&self) {
         // Readable for good once the process has ended; it is never cleared.
         while self.ended.readable().await.is_err() {}
-        if let Some(child) = &mut self.child {
-            child.try_wait().ok();
-        }
     }
 
     /// How the run ended; what a killed supervisor left behind is ended first.

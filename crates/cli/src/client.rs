@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use plimsoll_api::{Endpoint, LogEntry, Verb};
 use plimsoll_manifest::Document;
@@ -136,6 +136,14 @@ impl Client {
         }
     }
 
+    /// An App, if there is one of that name.
+    pub(crate) fn find_app(&self, key: &ObjectKey) -> anyhow::Result<Option<Object<App>>> {
+        match self.app(key) {
+            Err(error) if error.downcast_ref::<Refused>().is_some_and(|it| it.status == 404) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// An App.
     pub(crate) fn app(&self, key: &ObjectKey) -> anyhow::Result<Object<App>> {
         app_of(self.object(key, App::PLURAL)?)
@@ -207,7 +215,15 @@ fn answer(mut response: Response<ureq::Body>) -> anyhow::Result<Value> {
         .map(|message| format!("\n  {message}"))
         .collect();
     let detail = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
-    Err(anyhow!("{detail}{}", lines.concat()))
+    Err(Refused { status: status.as_u16(), text: format!("{detail}{}", lines.concat()) }.into())
+}
+
+/// What the server has against a request.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Refused {
+    status: u16,
+    text: String,
 }
 
 /// A document as the server parses it.

@@ -38,11 +38,20 @@ impl<'a> Follower<'a> {
         Self { client, apps, shown: BTreeMap::new(), address: None }
     }
 
+    /// Those that are still there.
+    pub(crate) fn apps(&self) -> &BTreeSet<ObjectKey> {
+        &self.apps
+    }
+
     /// One look at all of them: says what is new, and where the one that is farthest back is.
     pub(crate) fn look(&mut self) -> anyhow::Result<Course> {
         let mut courses = Vec::new();
         for key in self.apps.clone() {
-            let app = self.client.app(&key)?;
+            let Some(app) = self.client.find_app(&key)? else {
+                talk(&format!("app {} was deleted", key.name));
+                self.apps.remove(&key);
+                continue;
+            };
             self.show(&app)?;
             courses.push(course(&app));
         }

@@ -50,7 +50,7 @@ impl Up {
             // A former end of this command switched it off.
             client.operate(app, &Verb::Power(Power::On))?;
         }
-        let mut follower = Follower::new(&client, apps.clone());
+        let mut follower = Follower::new(&client, apps);
         let Some(host) = host else {
             talk("another process serves this data directory: it goes on without this command");
             return rest(follower.until_rest(None, || false)?);
@@ -64,8 +64,11 @@ impl Up {
             return Ok(Ended::Done);
         }
         talk("ending; interrupt again to leave it running");
-        for app in &apps {
-            client.operate(app, &Verb::Power(Power::Off))?;
+        for app in follower.apps() {
+            // One that somebody deleted meanwhile ends anyway.
+            if client.find_app(app)?.is_some() {
+                client.operate(app, &Verb::Power(Power::Off))?;
+            }
         }
         let interrupted = || host.interrupts() > 1;
         match follower.until_rest(Some(END), interrupted)? {

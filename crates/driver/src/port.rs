@@ -52,6 +52,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Every instance that carries a mark, whosever it is; to find those that nobody owns any more.
     fn inventory(&self) -> Fut<'_, Result<Vec<Marked>, DriverError>>;
 
+    /// The last lines that an instance said; none where that is not known. For people: nothing is decided on it.
+    fn last_words<'a>(&'a self, _instance: &'a InstanceId) -> Fut<'a, Vec<String>> {
+        Box::pin(async { Vec::new() })
+    }
+
     /// Carries out a step. Doing it twice is doing it once.
     ///
     /// # Errors

@@ -123,6 +123,9 @@ pub struct RejectionRecord {
 pub struct Evidence {
     /// The gate's verdict, as a sentence.
     pub verdict: String,
+    /// The copy that was worst off.
+    #[serde(default)]
+    pub instance: Option<crate::id::InstanceId>,
     /// Output of the last probe.
     pub probe: Option<String>,
     /// How the last run ended.

@@ -155,6 +155,7 @@ fn evidence(verdict: String, survey: &Survey<'_>) -> Evidence {
         survey.fresh().filter(|copy| !copy.instance.is_ready()).max_by_key(|copy| copy.instance.restarts);
     Evidence {
         verdict,
+        instance: worst.map(|copy| copy.id.clone()),
         probe: worst.and_then(|copy| copy.instance.probe.clone()),
         exit: worst.and_then(|copy| copy.instance.last_exit),
         log: Vec::new(),

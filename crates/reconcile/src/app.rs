@@ -124,7 +124,13 @@ impl AppReconciler {
     }
 
     /// Makes a decision current and carries out its steps.
-    async fn carry(&self, app: &Object<App>, input: &Input, decision: Decision) -> Result<Ended, StoreError> {
+    async fn carry(
+        &self,
+        app: &Object<App>,
+        input: &Input,
+        mut decision: Decision,
+    ) -> Result<Ended, StoreError> {
+        self.hear(input, &mut decision).await;
         let (plan, steps) = match &decision.course {
             Course::Rest => (None, &[][..]),
             Course::Continue(steps) => (input.parent.as_ref(), &steps[..]),
@@ -141,6 +147,17 @@ impl AppReconciler {
             self.write_outcome(&fresh, &after).await?;
         }
         Ok(after)
+    }
+
+    /// Adds the last words of a copy to the evidence against its revision.
+    async fn hear(&self, input: &Input, decision: &mut Decision) {
+        let scope = plimsoll_model::step::Scope::Node(input.context.target.clone());
+        let Some(driver) = self.drivers.get(&scope) else { return };
+        for rejection in decision.rejections.values_mut() {
+            if let Some(instance) = &rejection.evidence.instance {
+                rejection.evidence.log = driver.last_words(instance).await;
+            }
+        }
     }
 
     async fn execute(

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
 use plimsoll_model::id::{TargetName, Uid};
 use plimsoll_model::step::{Fence, Scope, Step};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
@@ -25,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const ANSWER: Duration = Duration::from_secs(15);
 
 /// Pause between two attempts to start a router that does not come up.
-const START_PAUSE: Duration = Duration::from_secs(5);
+const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// Connections kept between calls.
 const MOST_IDLE: usize = 8;
@@ -44,6 +45,8 @@ struct Shared {
     idle: std::sync::Mutex<Vec<BufReader<UnixStream>>>,
     /// When it was last started; held while it is.
     started: Mutex<Option<Instant>>,
+    /// Its end is wanted.
+    ending: AtomicBool,
 }
 
 impl RouterDriver {
@@ -55,6 +58,7 @@ impl RouterDriver {
             command,
             idle: std::sync::Mutex::default(),
             started: Mutex::new(None),
+            ending: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -70,11 +74,22 @@ impl RouterDriver {
         }
     }
 
-    /// Ends the router if nothing is published; true if it does.
+    /// Starts the router again at once whenever it ends, for as long as this is polled.
+    pub async fn keep(&self) {
+        while !self.shared.ending.load(Ordering::Acquire) {
+            if let Ok(mut stream) = self.shared.connect().await {
+                // Nothing is said on this connection: it is read to learn of its end.
+                stream.read_u8().await.ok();
+            }
+        }
+    }
+
+    /// Ends the router if it has no traffic left; true if it does.
     ///
     /// # Errors
     /// When the router cannot be reached.
     pub async fn end(&self) -> Result<bool, DriverError> {
+        self.shared.ending.store(true, Ordering::Release);
         match self.shared.ask(&Request::End).await? {
             Answer::Done => Ok(true),
             _ => Ok(false),
@@ -131,10 +146,15 @@ impl Shared {
             return Ok(stream);
         }
         let mut started = self.started.lock().await;
-        if started.is_none_or(|at| at.elapsed() >= START_PAUSE) {
-            self.start()?;
-            *started = Some(Instant::now());
+        // Somebody else may have started it while this one waited.
+        if let Ok(stream) = UnixStream::connect(&socket).await {
+            return Ok(stream);
         }
+        if let Some(at) = *started {
+            tokio::time::sleep(START_PAUSE.saturating_sub(at.elapsed())).await;
+        }
+        self.start()?;
+        *started = Some(Instant::now());
         let give_up = Instant::now() + START;
         loop {
             match UnixStream::connect(&socket).await {

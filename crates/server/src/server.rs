@@ -124,6 +124,8 @@ impl Server {
         let census = Arc::new(Apps(store.clone()));
         tasks.spawn(plimsoll_engine::run(hints.clone(), Arc::new(reconciler), census, Pace::default()));
         tasks.spawn(follow(store.clone(), hints));
+        let kept = router.clone();
+        tasks.spawn(async move { kept.keep().await });
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity)));
         Ok(Self { data, node, store, clock, router, _tasks: tasks })
     }

@@ -75,7 +75,7 @@ impl Drop for Node {
 }
 
 /// Processes that have anything below a directory open.
-fn processes_in(directory: &Path) -> Vec<i32> {
+pub(crate) fn processes_in(directory: &Path) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -91,7 +91,7 @@ fn processes_in(directory: &Path) -> Vec<i32> {
     found
 }
 
-fn signal(pid: i32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).ok();
 }
 

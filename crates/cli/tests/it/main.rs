@@ -1,3 +1,4 @@
 //! Tests of the binary with real processes, files and sockets.
 
 mod agent;
+mod up;

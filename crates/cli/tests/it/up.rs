@@ -1,0 +1,267 @@
+//! `up` and the commands beside it, as a person would use them.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long anything may take here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A copy of the shop, with a data directory of its own.
+struct Shop {
+    directory: TempDir,
+}
+
+/// A running `up`, and what it said so far.
+struct Up {
+    child: Child,
+    said: Arc<Mutex<String>>,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Instances run as other users, who must reach their own directories.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop");
+        for file in ["app.yaml", "store.py", "api.py", "web.py"] {
+            std::fs::copy(example.join(file), directory.path().join(file)).unwrap();
+        }
+        let shop = Self { directory };
+        // The soak time is for people.
+        shop.edit("app.yaml", "soak: 2s", "soak: 300ms, deadline: 5s");
+        // The router's usual port belongs to whoever came first.
+        std::fs::create_dir_all(shop.data().join("router")).unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        std::fs::write(shop.data().join("router/listen.json"), format!("\"{free}\"")).unwrap();
+        shop
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn edit(&self, file: &str, from: &str, to: &str) {
+        let path = self.directory.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from:?}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command.args(arguments).env("PLIMSOLL_DATA_DIR", self.data()).current_dir(self.directory.path());
+        command
+    }
+
+    /// Runs a command to its end.
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    fn must(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn up(&self, options: &[&str]) -> Up {
+        let arguments = [&["up", "app.yaml"], options].concat();
+        let mut child = self.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let said = Arc::new(Mutex::new(String::new()));
+        let sink = said.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
+        Up { child, said }
+    }
+
+    /// What the shop's page says.
+    fn page(&self, post: Option<&str>) -> Result<String, ureq::Error> {
+        let text = std::fs::read_to_string(self.data().join("router/listen.json")).unwrap();
+        let url = format!("http://{}/", text.trim_matches('"'));
+        let mut answer = match post {
+            Some(body) => ureq::post(url).header("Host", "shop.localhost").send(body)?,
+            None => ureq::get(url).header("Host", "shop.localhost").call()?,
+        };
+        answer.body_mut().read_to_string()
+    }
+
+    /// The program of every running copy.
+    fn programs(&self) -> Vec<(String, i64)> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.data().join("node/instances")).unwrap().flatten() {
+            let text = std::fs::read(entry.path().join("started.json")).unwrap_or_default();
+            let started: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            let name = entry.file_name().into_string().unwrap();
+            found.push((name, started["program"]["pid"].as_i64().unwrap_or_default()));
+        }
+        found.sort();
+        found
+    }
+}
+
+impl Drop for Shop {
+    /// Ends whatever a failed test left running.
+    fn drop(&mut self) {
+        for pid in super::agent::processes_in(self.directory.path()) {
+            super::agent::signal(pid, Signal::KILL);
+        }
+    }
+}
+
+impl Up {
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    fn until_said(&self, wanted: &str) {
+        until(wanted, || self.said(), |said| said.contains(wanted));
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    fn interrupt(mut self) -> String {
+        self.signal(Signal::INT);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.said());
+        self.said()
+    }
+
+    fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+}
+
+/// Looks until something is so, and says what was seen last if it never is.
+fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let seen = look();
+        if is_so(&seen) {
+            return;
+        }
+        assert!(Instant::now() < give_up, "{what:?} was never so; last seen was {seen:?}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_shop_runs_ends_and_comes_back_with_its_data() {
+    let shop = Shop::new();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    assert!(up.said().contains("curl --resolve shop.localhost:"), "{}", up.said());
+    assert!(shop.page(None).unwrap().starts_with("Welcome! We have rope, lamp."));
+    assert!(shop.page(Some("hat")).unwrap().contains("rope, lamp, hat"));
+    let table = shop.must(&["get"]);
+    assert!(table.contains("6/6") && table.contains("settled"), "{table}");
+    assert!(shop.must(&["why", "app/shop"]).contains("it is as declared"));
+    let said = up.interrupt();
+    assert!(said.contains("everything has ended"), "{said}");
+    assert!(super::agent::processes_in(shop.directory.path()).is_empty(), "nothing is left running");
+
+    shop.edit("app.yaml", "Welcome", "Hello");
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    let page = shop.page(None).unwrap();
+    assert!(page.starts_with("Hello! We have rope, lamp, hat."), "{page}");
+    up.interrupt();
+}
+
+#[test]
+fn what_a_killed_up_leaves_behind_runs_on_and_is_adopted() {
+    let shop = Shop::new();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    let before = shop.programs();
+    up.kill();
+    assert!(shop.page(None).unwrap().contains("Welcome"), "traffic goes on");
+    let error = shop.run(&["get"]);
+    let said = String::from_utf8(error.stderr).unwrap();
+    assert!(!error.status.success() && said.contains("start one with `plimsoll server`"), "{said}");
+    let up = shop.up(&["--keep"]);
+    up.until_said("settled");
+    assert_eq!(shop.programs(), before, "the same processes");
+    up.interrupt();
+    assert!(shop.page(None).unwrap().contains("Welcome"), "--keep leaves it running");
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    assert_eq!(shop.programs(), before);
+    // A killed router serves the same tables after its start.
+    let router = super::agent::processes_in(&shop.data().join("router"));
+    let router: Vec<i32> =
+        router.into_iter().filter(|pid| *pid != i32::try_from(up.child.id()).unwrap()).collect();
+    assert_eq!(router.len(), 1, "one router runs");
+    super::agent::signal(router[0], Signal::KILL);
+    until("served again", || shop.page(None).is_ok(), |served| *served);
+    assert_eq!(shop.programs(), before);
+    up.interrupt();
+}
+
+#[test]
+fn a_bad_version_is_rolled_back_rejected_and_explained() {
+    let shop = Shop::new();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    std::fs::write(shop.directory.path().join("bad.py"), "print('no way')\nraise SystemExit(3)\n").unwrap();
+    shop.edit("app.yaml", "file: web.py", "file: bad.py");
+    let applied = shop.run(&["apply", "-f", "app.yaml", "--wait"]);
+    let said = String::from_utf8(applied.stderr).unwrap();
+    assert_eq!(applied.status.code(), Some(1), "{said}");
+    assert!(shop.page(None).unwrap().contains("Welcome"), "the good version still serves");
+    let described = shop.must(&["describe", "shop"]);
+    for evidence in ["not ready within 5s", "exit: {\"code\":3}", "| no way"] {
+        assert!(described.contains(evidence), "{evidence:?} is missing in {described}");
+    }
+    assert!(shop.must(&["why", "shop"]).contains("plimsoll retry"));
+    let again = shop.run(&["apply", "-f", "app.yaml", "--wait"]);
+    assert_eq!(again.status.code(), Some(1), "what was rejected is not started again");
+    // Undo declares what runs.
+    shop.must(&["rollout", "undo", "shop"]);
+    shop.must(&["wait", "shop"]);
+    assert!(shop.must(&["why", "shop"]).contains("it is as declared"));
+    up.interrupt();
+}
+
+#[test]
+fn verbs_do_what_they_say() {
+    let shop = Shop::new();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    shop.must(&["scale", "shop", "web=1"]);
+    shop.must(&["wait", "shop"]);
+    assert!(shop.must(&["get"]).contains("4/4"));
+    let before = shop.programs();
+    shop.must(&["rollout", "restart", "shop", "--component", "web"]);
+    shop.must(&["wait", "shop"]);
+    let after = shop.programs();
+    let changed = after.iter().filter(|copy| !before.contains(copy)).count();
+    assert_eq!((after.len(), changed), (before.len(), 1), "{before:?} {after:?}");
+    shop.must(&["stop", "shop"]);
+    shop.must(&["wait", "shop"]);
+    assert!(shop.must(&["get"]).contains("0/0"));
+    shop.must(&["start", "shop"]);
+    shop.must(&["wait", "shop"]);
+    assert!(shop.page(None).unwrap().contains("Welcome"));
+    let unknown = shop.run(&["scale", "shop", "wep=2"]);
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(said.contains("no component wep") && said.contains("web"), "{said}");
+    shop.must(&["delete", "shop"]);
+    assert!(!shop.must(&["get"]).contains("shop"));
+    assert_eq!(shop.programs(), [], "nothing is left on the node");
+    up.interrupt();
+}
