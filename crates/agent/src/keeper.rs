@@ -27,7 +27,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
 
 /// A run this long ends the row of failures.
-const LONG_RUN: Duration = Duration::from_secs(60);
+const LONG_RUN: Duration = Duration::from_mins(1);
 
 /// The pause after a start that failed for a reason outside of the program.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);

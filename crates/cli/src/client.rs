@@ -16,7 +16,7 @@ use ureq::Agent;
 use ureq::http::Response;
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_mins(1);
 
 /// Which control plane, and which of its projects.
 #[derive(Args, Clone)]

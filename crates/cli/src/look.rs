@@ -61,7 +61,9 @@ impl Get {
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&items)?),
             Output::Name => {
-                items.iter().for_each(|it| println!("{plural}/{}", text(&it["metadata"]["name"])))
+                for it in &items {
+                    println!("{plural}/{}", text(&it["metadata"]["name"]));
+                }
             }
             Output::Table if plural == App::PLURAL => print!("{}", app_table(items)?),
             Output::Table => print!("{}", plain_table(&items)),
@@ -126,10 +128,16 @@ fn state(app: &Object<App>) -> &'static str {
     }
 }
 
+/// Milliseconds since 1970 UTC.
+#[expect(clippy::disallowed_methods, reason = "ages are for people")]
+fn now() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Time since a moment, for people.
 fn ago(millis: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let seconds = now.saturating_sub(millis / 1000);
+    let seconds = now().saturating_sub(millis) / 1000;
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),
@@ -302,16 +310,10 @@ impl Logs {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let client = self.of.place.client()?;
         let app = self.of.place.app(&self.of.app);
-        let mut only = String::new();
-        if let Some(component) = &self.component {
-            only.push_str(&format!("&component={component}"));
-        }
-        if let Some(instance) = &self.instance {
-            only.push_str(&format!("&instance={instance}"));
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
-        let mut after = self.since.map_or(0, |since| now.saturating_sub(since.millis));
+        let component = self.component.iter().map(|it| format!("&component={it}"));
+        let instance = self.instance.iter().map(|it| format!("&instance={it}"));
+        let only: String = component.chain(instance).collect();
+        let mut after = self.since.map_or(0, |since| now().saturating_sub(since.millis));
         let mut tail = self.tail;
         loop {
             let lines = client.logs(&app, &format!("tail={tail}&after={after}{only}"))?;

@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::source::Source;
 
 /// How long an end may take before the command gives up waiting for it.
-const END: Duration = Duration::from_secs(120);
+const END: Duration = Duration::from_mins(2);
 
 /// Run what a file declares on this machine, and keep it running
 #[derive(Args)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -30,7 +30,7 @@ const MOST_CONNECTIONS: usize = 8192;
 const HEAD: Duration = Duration::from_secs(15);
 
 /// How long a member may take to begin its answer.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_mins(1);
 
 /// How long a request waits for a member when none is ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -187,7 +187,7 @@ fn answer_of(
             // Either side may break off at any time; that is theirs to handle.
             tokio::io::copy_bidirectional(&mut client, &mut member).await.ok();
         });
-        return response.map(|body| body.boxed_unsync());
+        return response.map(BodyExt::boxed_unsync);
     }
     remove_hop_headers(response.headers_mut());
     response.map(|inner| Busy { inner, _in_flight: in_flight }.boxed_unsync())

@@ -53,9 +53,8 @@ impl Upstream {
                 },
             }
         }
-        let mut sender = match connect(member).await {
-            Ok(sender) => sender,
-            Err(_) => return Err(NoAnswer::NotSent(Box::new(request))),
+        let Ok(mut sender) = connect(member).await else {
+            return Err(NoAnswer::NotSent(Box::new(request)));
         };
         match sender.try_send_request(request).await {
             Ok(response) => {

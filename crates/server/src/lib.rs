@@ -1,6 +1,6 @@
 //! The control plane of one machine: a data directory, a store, an engine, and the local node.
 //!
-//! [`Server::start`] puts the parts together and lets them run; [`apply`] brings what a file declares into the
+//! [`Server::start`] puts the parts together and lets them run; [`apply()`] brings what a file declares into the
 //! store, where the engine finds it. One process owns a data directory at a time, by a lock.
 //!
 //! ```text

@@ -23,7 +23,7 @@ use crate::data::{DataDirectory, DataError};
 use crate::seal::Key;
 
 /// Time between two looks for instances that nobody owns.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 
 /// How a control plane is set up.
 #[derive(Debug, Clone)]
@@ -63,6 +63,7 @@ pub enum StartError {
 struct WallClock;
 
 impl Clock for WallClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock port")]
     fn now(&self) -> Timestamp {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))

@@ -173,6 +173,7 @@ struct Watch<'a> {
 
 /// What there is to react to.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each thing that is polled")]
 struct Ready {
     ended: bool,
     control: bool,

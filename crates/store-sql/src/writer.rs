@@ -67,16 +67,14 @@ impl Task {
     async fn write(&mut self, together: &mut Vec<Request>) {
         let before = self.newest;
         let mut answers = Vec::new();
-        let committed = match self.connection.execute("begin immediate").await {
-            Err(error) => Err(error),
-            Ok(_) => {
-                for Request { scope, batch, reply } in together.drain(..) {
-                    let applied = self.apply(&scope, batch).await;
-                    answers.push((reply, applied));
-                }
-                self.end(before).await
+        let mut committed = self.connection.execute("begin immediate").await.map(drop);
+        if committed.is_ok() {
+            for Request { scope, batch, reply } in together.drain(..) {
+                let applied = self.apply(&scope, batch).await;
+                answers.push((reply, applied));
             }
-        };
+            committed = self.end(before).await;
+        }
         if let Err(error) = &committed {
             self.newest = before;
             // The connection may be within a transaction that failed; if it is not, this does nothing.
@@ -185,7 +183,7 @@ impl Task {
                 .bind(kind.0)
                 .bind(project_of(&row.meta.key))
                 .bind(row.meta.key.name.as_str())
-                .bind(row.meta.owner.as_ref().map(|owner| owner.as_str()))
+                .bind(row.meta.owner.as_ref().map(plimsoll_model::id::Uid::as_str))
                 .bind(self.newest.cast_signed())
                 .bind(meta)
                 .bind(&row.spec)

@@ -1,4 +1,6 @@
 //! Tests of the binary with real processes, files and sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 mod agent;
 mod up;

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long anything may take here.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A copy of the shop, with a data directory of its own.
 struct Shop {
@@ -80,7 +80,9 @@ impl Shop {
         let sink = said.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                sink.lock().unwrap().push_str(&format!("{line}\n"));
+                let mut said = sink.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
             }
         });
         Up { child, said }
