@@ -10,7 +10,8 @@
 //! | `GET /version` | the version of the server |
 //! | `GET /v1/{plural}` | objects of the installation, or of all projects |
 //! | `GET /v1/projects/{project}/{plural}[/{name}]` | objects of a project |
-//! | `POST /v1/apply?project=P` | documents, as `plimsoll apply` sends them |
+//! | `POST /v1/apply?project=P[&path=HASH]` | documents, as `plimsoll apply` sends them |
+//! | `POST /v1/plan?project=P` | what applying them would do |
 //! | `PUT /v1/content/{digest}` | the bytes of a program |
 //! | `POST /v1/projects/{project}/apps/{name}/operations` | what verbs write |
 //! | `DELETE /v1/projects/{project}/{plural}/{name}` | deletes |
@@ -27,5 +28,6 @@ mod token;
 mod verbs;
 
 pub use logs::LogEntry;
+pub use plimsoll_server::{Planned, identity};
 pub use serve::{Endpoint, ServeError, serve};
 pub use verbs::Verb;

@@ -63,6 +63,7 @@ pub async fn serve(server: Arc<Server>) -> Result<(Endpoint, impl Future<Output 
     let guarded = Router::new()
         .route("/version", get(version))
         .route("/v1/apply", post(verbs::apply))
+        .route("/v1/plan", post(verbs::plan))
         .route("/v1/content/{digest}", put(verbs::put_content))
         .route("/v1/router", get(router))
         .route("/v1/{plural}", get(objects::list_all))

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use plimsoll_manifest::Document;
 use plimsoll_model::ObjectKey;
-use plimsoll_model::id::{ComponentName, Digest, ObjectName, ProjectName};
+use plimsoll_model::id::{ComponentName, Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::operations::{Operations, Power};
-use plimsoll_server::{Change, Server};
+use plimsoll_server::{Applied, Change, Planned, Server};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -37,16 +38,51 @@ pub enum Verb {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ApplyQuery {
     project: ProjectName,
+    /// Refuse if the documents would do anything but this.
+    path: Option<PathHash>,
+}
+
+pub(crate) async fn plan(
+    State(server): State<Arc<Server>>,
+    Query(ApplyQuery { project, .. }): Query<ApplyQuery>,
+    body: Bytes,
+) -> Result<Json<Vec<Planned>>, Problem> {
+    Ok(Json(plimsoll_server::plan(&server, &documents(&body)?, &project).await?))
 }
 
 pub(crate) async fn apply(
     State(server): State<Arc<Server>>,
-    Query(ApplyQuery { project }): Query<ApplyQuery>,
+    Query(ApplyQuery { project, path }): Query<ApplyQuery>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let documents = plimsoll_manifest::parse("request", &body).map_err(|errors| {
+    let documents = documents(&body)?;
+    if let Some(reviewed) = path {
+        let now = plimsoll_server::identity(&plimsoll_server::plan(&server, &documents, &project).await?);
+        if now != reviewed {
+            let detail = format!("it would now do {now}, not {reviewed}: look at the plan again");
+            return Err(Problem::new(StatusCode::CONFLICT, "the plan has changed", detail));
+        }
+    }
+    let applied = plimsoll_server::apply(&server, &documents, &project).await?;
+    let items: Vec<Value> = applied.iter().map(sent).collect();
+    Ok(Json(json!({"applied": items})))
+}
+
+fn sent(it: &Applied) -> Value {
+    let change = match it.change {
+        Change::Created => "created",
+        Change::Changed => "changed",
+        Change::Unchanged => "unchanged",
+    };
+    json!({"kind": it.kind, "project": it.key.project, "name": it.key.name, "change": change})
+}
+
+/// The documents of a request, or everything that is wrong with them.
+fn documents(body: &[u8]) -> Result<Vec<Document>, Problem> {
+    let documents = plimsoll_manifest::parse("request", body).map_err(|errors| {
         Problem::refused(errors.iter().filter_map(|error| serde_json::to_value(error).ok()).collect())
     })?;
     let mut missing = Vec::new();
@@ -59,19 +95,7 @@ pub(crate) async fn apply(
     if !missing.is_empty() {
         return Err(Problem::refused(missing));
     }
-    let applied = plimsoll_server::apply(&server, &documents, &project).await?;
-    let items: Vec<Value> = applied
-        .iter()
-        .map(|it| {
-            let change = match it.change {
-                Change::Created => "created",
-                Change::Changed => "changed",
-                Change::Unchanged => "unchanged",
-            };
-            json!({"kind": it.kind, "project": it.key.project, "name": it.key.name, "change": change})
-        })
-        .collect();
-    Ok(Json(json!({"applied": items})))
+    Ok(documents)
 }
 
 pub(crate) async fn put_content(

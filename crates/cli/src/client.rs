@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use plimsoll_api::{Endpoint, LogEntry, Verb};
+use plimsoll_api::{Endpoint, LogEntry, Planned, Verb};
 use plimsoll_manifest::Document;
-use plimsoll_model::id::{Digest, ObjectName, ProjectName};
+use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::object::{Metadata, Observed};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
 use serde::Deserialize;
@@ -43,6 +43,12 @@ impl Where {
     /// A client of the control plane that runs there.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         Client::of(&self.data()?)
+    }
+
+    /// A client of the control plane that runs there, if one does.
+    pub(crate) fn find_client(&self) -> anyhow::Result<Option<Client>> {
+        // Whatever the reason: without an answer there is nobody to ask.
+        Ok(Client::of(&self.data()?).ok())
     }
 
     /// An App of the project.
@@ -161,7 +167,21 @@ impl Client {
         &self,
         documents: &[Document],
         project: &ProjectName,
+        reviewed: Option<PathHash>,
     ) -> anyhow::Result<Vec<Applied>> {
+        let reviewed = reviewed.map(|hash| format!("&path={}", hash.0)).unwrap_or_default();
+        let path = format!("v1/apply?project={project}{reviewed}");
+        let mut answer = self.send("POST", &path, &Self::text(documents)?)?;
+        Ok(serde_json::from_value(answer["applied"].take())?)
+    }
+
+    /// What applying them would do.
+    pub(crate) fn plan(&self, documents: &[Document], project: &ProjectName) -> anyhow::Result<Vec<Planned>> {
+        let answer = self.send("POST", &format!("v1/plan?project={project}"), &Self::text(documents)?)?;
+        Ok(serde_json::from_value(answer)?)
+    }
+
+    fn text(documents: &[Document]) -> anyhow::Result<Vec<u8>> {
         let mut text = Vec::new();
         for document in documents {
             // A stream of YAML documents; each is JSON, which is YAML too.
@@ -169,8 +189,7 @@ impl Client {
             serde_json::to_writer(&mut text, &as_json(document)?)?;
             text.push(b'\n');
         }
-        let mut answer = self.send("POST", &format!("v1/apply?project={project}"), &text)?;
-        Ok(serde_json::from_value(answer["applied"].take())?)
+        Ok(text)
     }
 
     /// Carries out a verb.

@@ -28,7 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the Path: every step from an empty machine to what a file declares
+    /// Print the Path: every step from what is there to what a file declares
     Plan(plan::Plan),
     /// Run the whole control plane under simulated faults
     Sim(sim::Sim),

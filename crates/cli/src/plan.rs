@@ -1,10 +1,11 @@
-//! `plimsoll plan`: the Path from an empty machine to what a file declares.
+//! `plimsoll plan`: the Path from what is there to what a file declares.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use plimsoll_api::{Planned, identity};
 use plimsoll_manifest::{Declared, Document};
 use plimsoll_model::App;
 use plimsoll_model::id::{Digest, ObjectName, ProjectName, TargetName, Uid};
@@ -15,14 +16,21 @@ use plimsoll_model::step::{Action, Cause, Step};
 use plimsoll_plan::{Context, Input, Path, SecretView, empty_world, path};
 
 use crate::Ended;
+use crate::client::Where;
+use crate::follow::talk;
 use crate::source::Source;
 
-/// Print every step from an empty machine to what a file declares
+/// Print every step from what is there to what a file declares
 #[derive(Args)]
 pub(crate) struct Plan {
     /// The file with the declarations; `-` reads standard input
     #[arg(short, long, value_name = "FILE")]
     file: String,
+    #[command(flatten)]
+    place: Where,
+    /// Plan from an empty machine, whatever runs
+    #[arg(long)]
+    from_empty: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -47,31 +55,49 @@ impl Plan {
     #[expect(clippy::print_stdout, reason = "the Path is this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let source = Source::read(&self.file)?;
-        let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
-        let surroundings = surroundings(&documents)?;
-        let apps: Vec<_> = documents
-            .iter()
-            .filter_map(|document| match document {
-                Document::App(app) => Some(app),
-                _ => None,
-            })
-            .collect();
-        if apps.is_empty() {
-            bail!("{} declares no App, so there is nothing to plan", self.file);
-        }
-        let mut changes = false;
-        for app in apps {
-            let mut spec = app.spec.clone();
-            source.add_digests(&mut spec, |bytes| Ok(Digest::of_bytes(bytes)))?;
-            let path = path(&input(app, spec, &surroundings)?);
-            changes |= path.plans.iter().any(|plan| !plan.steps.is_empty());
-            match self.output {
-                Output::Json => println!("{}", json(&app.metadata.name, &path)?),
-                Output::Text => print!("{}", text_of(&app.metadata.name, &path)),
+        let mut documents = plimsoll_manifest::parse(&source.name, &source.text)?;
+        for document in &mut documents {
+            if let Document::App(app) = document {
+                source.add_digests(&mut app.spec, |bytes| Ok(Digest::of_bytes(bytes)))?;
             }
         }
+        let client = if self.from_empty { None } else { self.place.find_client()? };
+        if client.is_none() && !self.from_empty {
+            talk("no control plane runs here: this is the plan from an empty machine");
+        }
+        let planned = match client {
+            Some(client) => client.plan(&documents, &self.place.project)?,
+            None => from_empty(&documents, &self.place.project)?,
+        };
+        if planned.is_empty() {
+            bail!("{} declares no App, so there is nothing to plan", source.name);
+        }
+        match self.output {
+            Output::Json => println!("{}", json(&planned)?),
+            Output::Text => print!("{}", text(&planned)),
+        }
+        let changes = planned.iter().any(|it| !it.path.plans.is_empty());
         Ok(if self.exit_code && changes { Ended::Changes } else { Ended::Done })
     }
+}
+
+/// The plans of all Apps, for people.
+pub(crate) fn text(planned: &[Planned]) -> String {
+    let apps: String = planned.iter().map(|it| text_of(&it.key.name, &it.path)).collect();
+    let path = identity(planned).0;
+    format!("{apps}path {path}\n")
+}
+
+fn from_empty(documents: &[Document], project: &ProjectName) -> anyhow::Result<Vec<Planned>> {
+    let surroundings = surroundings(documents)?;
+    let mut planned = Vec::new();
+    for document in documents {
+        if let Document::App(app) = document {
+            let input = input(app, project, &surroundings)?;
+            planned.push(Planned { key: input.key.clone(), path: path(&input) });
+        }
+    }
+    Ok(planned)
 }
 
 fn surroundings(documents: &[Document]) -> anyhow::Result<Surroundings> {
@@ -96,13 +122,10 @@ fn local() -> anyhow::Result<TargetName> {
     Ok("local".parse()?)
 }
 
-fn input(
-    app: &Declared<App>,
-    spec: plimsoll_model::AppSpec,
-    surroundings: &Surroundings,
-) -> anyhow::Result<Input> {
+fn input(app: &Declared<App>, project: &ProjectName, surroundings: &Surroundings) -> anyhow::Result<Input> {
+    let spec = app.spec.clone();
     let target = spec.target.clone().map_or_else(local, Ok)?;
-    let project: ProjectName = app.metadata.project.clone().map_or_else(|| "default".parse(), Ok)?;
+    let project = app.metadata.project.clone().unwrap_or_else(|| project.clone());
     let mut context = Context::bare(target.clone(), TargetSpec::default());
     context.target_spec = surroundings.targets.get(&target).cloned();
     context.secrets.clone_from(&surroundings.secrets);
@@ -121,18 +144,22 @@ fn input(
     })
 }
 
-fn json(name: &ObjectName, path: &Path) -> anyhow::Result<String> {
-    let value = serde_json::json!({
-        "app": name,
-        "hash": path.hash,
-        "revision": path.revision,
-        "plans": path.plans,
-        "waiting": path.waits.iter().map(|wait| serde_json::json!({
-            "component": wait.component(),
-            "message": wait.reason().to_string(),
-            "next": wait.reason().next_step(),
-        })).collect::<Vec<_>>(),
+fn json(planned: &[Planned]) -> anyhow::Result<String> {
+    let apps = planned.iter().map(|Planned { key, path }| {
+        serde_json::json!({
+            "app": key.name,
+            "project": key.project,
+            "hash": path.hash,
+            "revision": path.revision,
+            "plans": path.plans,
+            "waiting": path.waits.iter().map(|wait| serde_json::json!({
+                "component": wait.component(),
+                "message": wait.reason().to_string(),
+                "next": wait.reason().next_step(),
+            })).collect::<Vec<_>>(),
+        })
     });
+    let value = serde_json::json!({"path": identity(planned), "apps": apps.collect::<Vec<_>>()});
     Ok(serde_json::to_string_pretty(&value)?)
 }
 
@@ -141,7 +168,7 @@ fn text_of(name: &ObjectName, path: &Path) -> String {
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut out = String::new();
     // Writing to a String cannot fail.
-    writeln!(out, "App {name}: {} plans, path {}", path.plans.len(), path.hash.short()).ok();
+    writeln!(out, "app {name}: {} plans", path.plans.len()).ok();
     for plan in &path.plans {
         writeln!(out, "  plan {}", plan.no).ok();
         for step in &plan.steps {

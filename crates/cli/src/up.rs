@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use plimsoll_api::Verb;
+use plimsoll_model::id::PathHash;
 use plimsoll_model::operations::Power;
 use plimsoll_model::{App, Kind, ObjectKey};
 
@@ -41,7 +42,7 @@ impl Up {
         let data = self.place.data()?;
         let host = Host::start_unless_owned(data.clone())?;
         let client = Client::of(&data)?;
-        let applied = apply(&client, &source, documents, &self.place)?;
+        let applied = apply(&client, &source, documents, &self.place, Review::Silent)?;
         let apps = apps_of(&applied);
         if apps.is_empty() {
             bail!("{} declares no App, so there is nothing to run", source.name);
@@ -91,19 +92,48 @@ pub(crate) fn rest(course: Option<Course>) -> anyhow::Result<Ended> {
     }
 }
 
+/// What is said of an apply before it is done.
+#[derive(Clone, Copy)]
+pub(crate) enum Review {
+    /// Nothing.
+    Silent,
+    /// What it does.
+    Show,
+    /// What it does was reviewed, and it is refused if it would do anything else.
+    Only(PathHash),
+}
+
 /// Uploads what the documents name, applies them, and says what changed.
 pub(crate) fn apply(
     client: &Client,
     source: &Source,
     mut documents: Vec<plimsoll_manifest::Document>,
     place: &Where,
+    review: Review,
 ) -> anyhow::Result<Vec<Applied>> {
     for document in &mut documents {
         if let plimsoll_manifest::Document::App(app) = document {
             source.add_digests(&mut app.spec, |bytes| client.upload(bytes))?;
         }
     }
-    let applied = client.apply(&documents, &place.project)?;
+    let show = || {
+        talk(crate::plan::text(&client.plan(&documents, &place.project)?).trim_end());
+        anyhow::Ok(())
+    };
+    let reviewed = match review {
+        Review::Silent => None,
+        Review::Show => {
+            show()?;
+            None
+        }
+        Review::Only(hash) => Some(hash),
+    };
+    let applied = client.apply(&documents, &place.project, reviewed);
+    if applied.is_err() && reviewed.is_some() {
+        // What it would do now is what there is to review again.
+        show()?;
+    }
+    let applied = applied?;
     for it in &applied {
         talk(&format!("{} {} {}", it.kind.to_lowercase(), it.name, it.change));
     }

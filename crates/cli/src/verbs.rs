@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
 use plimsoll_api::Verb;
 use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
-use plimsoll_model::id::{ComponentName, KeyName, ObjectName};
+use plimsoll_model::id::{ComponentName, KeyName, ObjectName, PathHash};
 use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
@@ -20,7 +20,7 @@ use crate::Ended;
 use crate::client::{Client, Where};
 use crate::follow::{Follower, pause, talk};
 use crate::source::Source;
-use crate::up;
+use crate::up::{self, Review};
 
 /// Bring what a file declares into the control plane
 #[derive(Args)]
@@ -30,6 +30,9 @@ pub(crate) struct Apply {
     file: String,
     #[command(flatten)]
     place: Where,
+    /// Do what `plimsoll plan` showed under this path, and nothing else
+    #[arg(long, value_name = "HASH", value_parser = path_hash)]
+    plan: Option<PathHash>,
     /// Wait until everything runs as declared; fails when it cannot
     #[arg(long)]
     wait: bool,
@@ -43,12 +46,17 @@ impl Apply {
         let source = Source::read(&self.file)?;
         let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
         let client = self.place.client()?;
-        let applied = up::apply(&client, &source, documents, &self.place)?;
+        let review = self.plan.map_or(Review::Show, Review::Only);
+        let applied = up::apply(&client, &source, documents, &self.place, review)?;
         if !self.wait {
             return Ok(Ended::Done);
         }
         wait(&client, up::apps_of(&applied), self.timeout)
     }
+}
+
+fn path_hash(text: &str) -> Result<PathHash, plimsoll_model::id::InvalidName> {
+    text.parse().map(PathHash)
 }
 
 fn wait(client: &Client, apps: BTreeSet<ObjectKey>, limit: Span) -> anyhow::Result<Ended> {
@@ -232,7 +240,7 @@ fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     let metadata = Metadata { name: of.app.clone(), project: None, labels: BTreeMap::new() };
     let spec = wanted.declaration.clone();
     let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
-    client.apply(&[document], &of.place.project)?;
+    client.apply(&[document], &of.place.project, None)?;
     talk(&format!("app {} declares revision {} again", of.app, wanted.number));
     Ok(Ended::Done)
 }
@@ -268,7 +276,7 @@ impl SecretCommand {
         }
         let metadata = Metadata { name: name.clone(), project: None, labels: BTreeMap::new() };
         let document = Document::Secret(SecretDeclared { line: 1, metadata, data });
-        for applied in place.client()?.apply(&[document], &place.project)? {
+        for applied in place.client()?.apply(&[document], &place.project, None)? {
             talk(&format!("secret {name} {}", applied.change));
         }
         Ok(Ended::Done)

@@ -8,7 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    ComponentHash, ComponentName, InstanceId, InterfaceName, ObjectName, RuntimeName, TargetName,
+    ComponentHash, ComponentName, InstanceId, InterfaceName, KeyName, ObjectName, PartName, RuntimeName,
+    TargetName,
 };
 use crate::quantity::Span;
 use crate::relation::EndpointRef;
@@ -102,6 +103,13 @@ pub enum Reason {
     ProviderMissing {
         /// What is consumed.
         from: EndpointRef,
+    },
+    /// The relation has no such value.
+    RelationValueMissing {
+        /// The relation.
+        relation: PartName,
+        /// The value asked for.
+        key: KeyName,
     },
     /// The endpoint provides something else.
     InterfaceMismatch {
@@ -203,6 +211,7 @@ impl Reason {
             }
             Self::Soaking | Self::Draining { .. } | Self::ProviderRolling { .. } => Owner::Plimsoll,
             Self::ProviderMissing { .. }
+            | Self::RelationValueMissing { .. }
             | Self::InterfaceMismatch { .. }
             | Self::RelationCycle { .. }
             | Self::SecretMissing { .. }
@@ -241,6 +250,9 @@ impl Reason {
                 None => format!("look at component {} of this App", from.component),
             },
             Self::ProviderMissing { from } => format!("declare {from}, or correct `from`"),
+            Self::RelationValueMissing { relation, key } => {
+                format!("let the provider of {relation} offer {key} as data, or correct the name")
+            }
             Self::InterfaceMismatch { .. } => "correct the interface on one side".into(),
             Self::RelationCycle { .. } => "take one of these relations away".into(),
             Self::SecretMissing { secret } => {
@@ -277,6 +289,9 @@ impl fmt::Display for Reason {
             Self::ProviderRolling { provider } => write!(f, "{provider} is rolled first"),
             Self::ProviderNotReady { from } => write!(f, "{from} is not ready"),
             Self::ProviderMissing { from } => write!(f, "nothing provides {from}"),
+            Self::RelationValueMissing { relation, key } => {
+                write!(f, "relation {relation} has no value {key}")
+            }
             Self::InterfaceMismatch { from, wanted, provided } => {
                 write!(f, "{from} provides {provided}, not {wanted}")
             }

@@ -69,6 +69,7 @@ pub(crate) fn resolve(
             Err(reason) => missing.push(reason),
         }
     }
+    missing.extend(missing_values(revision, &relations));
     if !missing.is_empty() {
         missing.sort();
         missing.dedup();
@@ -109,32 +110,40 @@ fn version(secret: &SecretRef, context: &Context) -> Result<plimsoll_model::Gene
     }
 }
 
+/// The pieces of every template in a revision's environment and files.
+fn parts(revision: &ComponentRevision) -> impl Iterator<Item = Part> {
+    let env = revision.env.values().filter_map(|value| match value {
+        EnvValue::Text(text) => Some(text),
+        EnvValue::Secret(_) => None,
+    });
+    let files = revision.files.values().filter_map(|file| file.content.as_ref());
+    env.chain(files).flat_map(|text| template::parse(text).unwrap_or_default())
+}
+
 /// Every secret that a revision's environment and files name.
 fn named_secrets(revision: &ComponentRevision) -> Vec<SecretRef> {
-    let mut found = Vec::new();
-    let mut literal = |text: &str| {
-        let parts = template::parse(text).unwrap_or_default();
-        found.extend(parts.into_iter().filter_map(|part| match part {
-            Part::Secret(secret) => Some(secret),
-            _ => None,
-        }));
-    };
-    for value in revision.env.values() {
-        if let EnvValue::Text(text) = value {
-            literal(text);
-        }
-    }
-    for file in revision.files.values() {
-        if let Some(text) = &file.content {
-            literal(text);
-        }
-    }
-    found.extend(revision.env.values().filter_map(|value| match value {
+    let in_text = parts(revision).filter_map(|part| match part {
+        Part::Secret(secret) => Some(secret),
+        _ => None,
+    });
+    let whole = revision.env.values().filter_map(|value| match value {
         EnvValue::Secret(secret) => Some(secret.clone()),
         EnvValue::Text(_) => None,
-    }));
-    found.extend(revision.files.values().filter_map(|file| file.secret.clone()));
-    found
+    });
+    let files = revision.files.values().filter_map(|file| file.secret.clone());
+    in_text.chain(whole).chain(files).collect()
+}
+
+/// Values that a revision asks of relations that do not have them.
+fn missing_values(revision: &ComponentRevision, relations: &Relations) -> Vec<Reason> {
+    let asked = parts(revision).filter_map(|part| match part {
+        Part::Relation(relation, key) => Some((relation, key)),
+        _ => None,
+    });
+    // A relation that is missing as a whole has its own reason already.
+    let missing =
+        asked.filter(|(relation, key)| relations.get(relation).is_some_and(|data| !data.contains_key(key)));
+    missing.map(|(relation, key)| Reason::RelationValueMissing { relation, key }).collect()
 }
 
 /// Fills in a template. Names that cannot be known here were refused by validation.

@@ -14,7 +14,7 @@ use plimsoll_model::wait::Wait;
 use plimsoll_model::world::{
     Instance, Member, MemberState, NodeTime, NodeView, Phase, Presence, RouterView, TargetView, World,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::decide::{Course, decide};
 use crate::input::Input;
@@ -23,7 +23,7 @@ use crate::input::Input;
 const MOST_PLANS: usize = 20_000;
 
 /// The way from the observed world to the settled end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path {
     /// The plans in order; each is made after the one before has had its effect.
     pub plans: Vec<Plan>,

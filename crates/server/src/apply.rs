@@ -7,6 +7,7 @@ use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
 use plimsoll_model::id::{Digest, ProjectName};
 use plimsoll_model::kind::SecretSpec;
 use plimsoll_model::object::{KindScope, Timestamp};
+use plimsoll_model::secret::Sensitive;
 use plimsoll_model::{App, Kind, Object, ObjectKey, Secret};
 use plimsoll_reconcile::Opener as _;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
@@ -113,7 +114,7 @@ pub(crate) async fn one(
 }
 
 /// Where an object of a kind belongs.
-fn key_of<K: Kind>(metadata: &Metadata, project: &ProjectName) -> ObjectKey {
+pub(crate) fn key_of<K: Kind>(metadata: &Metadata, project: &ProjectName) -> ObjectKey {
     match K::SCOPE {
         KindScope::Installation => ObjectKey::of_installation(metadata.name.clone()),
         KindScope::Project => {
@@ -149,19 +150,20 @@ async fn seal(
     for (part, value) in &secret.data {
         data.insert(part.clone(), key.seal(value)?);
     }
-    let same = |old: &Object<Secret>| {
-        let open = |sealed| key.open(sealed).map(|it| it.expose().clone());
-        old.spec.data.len() == secret.data.len()
-            && secret
-                .data
-                .iter()
-                .all(|(part, value)| old.spec.data.get(part).and_then(open).as_ref() == Some(value.expose()))
-    };
-    put::<Secret>(store, &name, at, |old| match old.filter(|old| same(old)) {
+    put::<Secret>(store, &name, at, |old| match old.filter(|old| is_same(key, old, secret)) {
         Some(old) => (old.spec.clone(), ()),
         None => (SecretSpec { data: data.clone() }, ()),
     })
     .await
+}
+
+/// Whether a Secret has these values already.
+pub(crate) fn is_same(key: &Key, old: &Object<Secret>, secret: &SecretDeclared) -> bool {
+    let open = |sealed| key.open(sealed).map(|it| it.expose().clone());
+    let same = |part, value: &Sensitive<String>| {
+        old.spec.data.get(part).and_then(open).as_ref() == Some(value.expose())
+    };
+    old.spec.data.len() == secret.data.len() && secret.data.iter().all(|(part, value)| same(part, value))
 }
 
 /// Creates or changes an object to what `wanted` makes of it.

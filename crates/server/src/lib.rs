@@ -17,10 +17,12 @@
 
 mod apply;
 mod data;
+mod plan;
 mod seal;
 mod server;
 
 pub use apply::{Applied, ApplyError, Change, apply, save_content};
 pub use data::{DataDirectory, DataError, random_text};
+pub use plan::{Planned, identity, plan};
 pub use plimsoll_driver::DriverError;
 pub use server::{Server, Settings, StartError};

@@ -77,6 +77,7 @@ pub struct Server {
     store: Store,
     clock: Arc<dyn Clock>,
     router: RouterDriver,
+    reconciler: AppReconciler,
     _tasks: JoinSet<()>,
 }
 
@@ -123,12 +124,17 @@ impl Server {
         );
         let mut tasks = JoinSet::new();
         let census = Arc::new(Apps(store.clone()));
-        tasks.spawn(plimsoll_engine::run(hints.clone(), Arc::new(reconciler), census, Pace::default()));
+        tasks.spawn(plimsoll_engine::run(
+            hints.clone(),
+            Arc::new(reconciler.clone()),
+            census,
+            Pace::default(),
+        ));
         tasks.spawn(follow(store.clone(), hints));
         let kept = router.clone();
         tasks.spawn(async move { kept.keep().await });
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity)));
-        Ok(Self { data, node, store, clock, router, _tasks: tasks })
+        Ok(Self { data, node, store, clock, router, reconciler, _tasks: tasks })
     }
 
     /// Everything declared and recorded.
@@ -154,6 +160,10 @@ impl Server {
     /// Wall time, for stamps that people read.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    pub(crate) fn reconciler(&self) -> &AppReconciler {
+        &self.reconciler
     }
 
     pub(crate) fn key(&self) -> &Key {

@@ -165,8 +165,7 @@ fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T
 fn the_shop_runs_ends_and_comes_back_with_its_data() {
     let shop = Shop::new();
     let up = shop.up(&[]);
-    up.until_said("settled");
-    assert!(up.said().contains("curl --resolve shop.localhost:"), "{}", up.said());
+    up.until_said("curl --resolve shop.localhost:");
     assert!(shop.page(None).unwrap().starts_with("Welcome! We have rope, lamp."));
     assert!(shop.page(Some("hat")).unwrap().contains("rope, lamp, hat"));
     let table = shop.must(&["get"]);
@@ -236,6 +235,34 @@ fn a_bad_version_is_rolled_back_rejected_and_explained() {
     shop.must(&["rollout", "undo", "shop"]);
     shop.must(&["wait", "shop"]);
     assert!(shop.must(&["why", "shop"]).contains("it is as declared"));
+    up.interrupt();
+}
+
+#[test]
+fn what_was_reviewed_is_done_and_nothing_else() {
+    let shop = Shop::new();
+    let planned = shop.run(&["plan", "-f", "app.yaml", "--exit-code"]);
+    let said = String::from_utf8(planned.stderr).unwrap();
+    assert!(planned.status.code() == Some(2) && said.contains("from an empty machine"), "{said}");
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    let unchanged = shop.run(&["plan", "-f", "app.yaml", "--exit-code"]);
+    assert_eq!(unchanged.status.code(), Some(0), "{unchanged:?}");
+    shop.edit("app.yaml", "Welcome", "Hello");
+    let path = |text: &str| {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        value["path"].as_str().unwrap().to_owned()
+    };
+    let reviewed = path(&shop.must(&["plan", "-f", "app.yaml", "-o", "json"]));
+    assert_eq!(path(&shop.must(&["plan", "-f", "app.yaml", "-o", "json"])), reviewed, "the same change");
+    shop.edit("app.yaml", "Hello", "Good evening");
+    let refused = shop.run(&["apply", "-f", "app.yaml", "--plan", &reviewed]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("look at the plan again"), "{said}");
+    assert!(shop.page(None).unwrap().starts_with("Welcome"), "what is refused is not begun");
+    shop.edit("app.yaml", "Good evening", "Hello");
+    shop.must(&["apply", "-f", "app.yaml", "--plan", &reviewed, "--wait"]);
+    assert!(shop.page(None).unwrap().starts_with("Hello"));
     up.interrupt();
 }
 
