@@ -1,5 +1,7 @@
 //! Whole paths: from an empty machine to the settled end, and from there.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 use plimsoll_model::AppSpec;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::TargetSpec;
@@ -10,7 +12,7 @@ use plimsoll_plan::{Context, Input, decide, empty_world, path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn input(components: Value) -> Input {
+fn input(components: &Value) -> Input {
     let target: TargetName = "local".parse().unwrap();
     let spec: AppSpec = serde_json::from_value(json!({"components": components})).unwrap();
     Input {
@@ -42,7 +44,7 @@ fn waits(input: &Input) -> Vec<String> {
 
 #[test]
 fn a_consumer_starts_after_its_provider_serves() {
-    let input = input(json!({
+    let input = input(&json!({
         "db": {"command": ["db"], "ports": {"sql": 5432}, "provides": {"sql": {"interface": "sql"}}},
         "web": {"command": ["web"], "replicas": 2,
                 "consumes": {"db": {"interface": "sql", "from": "db/sql"}}},
@@ -56,7 +58,7 @@ fn a_consumer_starts_after_its_provider_serves() {
 
 #[test]
 fn a_value_that_a_relation_does_not_have_is_a_wait_and_not_an_empty_text() {
-    let input = input(json!({
+    let input = input(&json!({
         "db": {"command": ["db"], "ports": {"sql": 5432}, "provides": {"sql": {"interface": "sql"}}},
         "web": {"command": ["web"], "env": {"URL": "${db.uri}"},
                 "consumes": {"db": {"interface": "sql", "from": "db/sql"}}},
@@ -67,7 +69,7 @@ fn a_value_that_a_relation_does_not_have_is_a_wait_and_not_an_empty_text() {
 
 #[test]
 fn what_nothing_provides_is_a_wait() {
-    let input = input(json!({
+    let input = input(&json!({
         "web": {"command": ["web"], "consumes": {"db": {"interface": "sql", "from": "other/db/sql"}}},
     }));
     assert_eq!(waits(&input), ["nothing provides other/db/sql"]);
@@ -76,8 +78,8 @@ fn what_nothing_provides_is_a_wait() {
 #[test]
 fn the_same_declaration_has_the_same_path_and_another_one_another() {
     let web = |command: &str| json!({"web": {"command": [command], "replicas": 2}});
-    assert_eq!(path(&input(web("a"))).hash, path(&input(web("a"))).hash);
-    assert_ne!(path(&input(web("a"))).hash, path(&input(web("b"))).hash);
+    assert_eq!(path(&input(&web("a"))).hash, path(&input(&web("a"))).hash);
+    assert_ne!(path(&input(&web("a"))).hash, path(&input(&web("b"))).hash);
 }
 
 proptest! {
@@ -88,7 +90,7 @@ proptest! {
         let ports = if routed { json!({"http": 80}) } else { json!({}) };
         let provides = if routed { json!({"web": {"interface": "http"}}) } else { json!({}) };
         let strategy = if recreate { "recreate" } else { "rolling" };
-        let input = input(json!({"web": {
+        let input = input(&json!({"web": {
             "command": ["web"], "replicas": replicas, "ports": ports, "provides": provides,
             "update": {"surge": surge, "unavailable": unavailable, "strategy": strategy},
         }}));
