@@ -15,6 +15,7 @@ use plimsoll_model::world::{NodeTime, NodeView, Phase};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use crate::cgroups::Cgroups;
 use crate::keeper::{Keeper, Setting, Sight};
 use crate::ledger::{LedgerFile, NotAdmitted};
 use crate::place::{Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory};
@@ -102,6 +103,7 @@ impl Agent {
             content: config.content.clone(),
             shim: config.shim.clone().into(),
             on_change: config.on_change.clone(),
+            cgroups: Arc::new(Cgroups::discover(&config.installation)),
         };
         let state = Mutex::new(State { ledger, users, copies: BTreeMap::new() });
         let runtime = tokio::runtime::Handle::current();
@@ -154,7 +156,8 @@ impl Inner {
     ) {
         let mark = Arc::new(mark);
         let (sender, receiver) = watch::channel(intent);
-        let (keeper, sight) = Keeper::new(place.clone(), mark.clone(), &self.setting, receiver, phase);
+        let (keeper, sight) =
+            Keeper::new(instance.clone(), place.clone(), mark.clone(), &self.setting, receiver, phase);
         self.runtime.spawn(keeper.keep());
         state.copies.insert(instance, Copy { mark, place, sight, intent: sender });
     }
@@ -253,6 +256,7 @@ impl Inner {
             .map_err(|error| transient("the instance cannot be removed", &error))?;
         copy.intent.send_replace(Intent::Remove);
         state.copies.remove(instance);
+        self.setting.cgroups.remove(instance);
         // What is left of it under that name is cleared away when an agent starts.
         remove_tree_io(&gone).ok();
         Ok(())

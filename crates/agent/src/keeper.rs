@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plimsoll_model::health::Health;
+use plimsoll_model::id::InstanceId;
 use plimsoll_model::quantity::Span;
-use plimsoll_model::world::{Blockage, Exit, Instance, Phase};
+use plimsoll_model::world::{Blockage, Exit, Instance, Limit, Phase};
 use plimsoll_shim::{RUN, Run, read};
 use tokio::sync::watch;
 
 use crate::agent::OnChange;
+use crate::cgroups::Cgroups;
 use crate::place::{Counters, Intent, Mark, Place};
 use crate::render::{self, RenderError};
 use crate::runner::{self, Runner};
@@ -52,11 +54,19 @@ struct State {
     counters: Counters,
     probe: Option<String>,
     last_exit: Option<Exit>,
+    unenforced: Vec<Limit>,
 }
 
 impl Sight {
     fn new(counters: Counters, phase: Phase) -> Self {
-        let state = State { phase, entered: Instant::now(), counters, probe: None, last_exit: None };
+        let state = State {
+            phase,
+            entered: Instant::now(),
+            counters,
+            probe: None,
+            last_exit: None,
+            unenforced: Vec::new(),
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -86,6 +96,7 @@ impl Sight {
             unready_count: state.counters.unready,
             probe: state.probe,
             last_exit: state.last_exit,
+            unenforced: state.unenforced,
         }
     }
 
@@ -96,11 +107,13 @@ impl Sight {
 
 /// Keeps one instance.
 pub(crate) struct Keeper {
+    pub(crate) instance: InstanceId,
     pub(crate) place: Place,
     pub(crate) mark: Arc<Mark>,
     pub(crate) content: PathBuf,
     pub(crate) shim: Arc<[String]>,
     pub(crate) on_change: OnChange,
+    cgroups: Arc<Cgroups>,
     sight: Sight,
     intent: watch::Receiver<Intent>,
     /// Ends in a row that came soon.
@@ -112,10 +125,12 @@ pub(crate) struct Setting {
     pub(crate) content: PathBuf,
     pub(crate) shim: Arc<[String]>,
     pub(crate) on_change: OnChange,
+    pub(crate) cgroups: Arc<Cgroups>,
 }
 
 impl Keeper {
     pub(crate) fn new(
+        instance: InstanceId,
         place: Place,
         mark: Arc<Mark>,
         setting: &Setting,
@@ -124,11 +139,13 @@ impl Keeper {
     ) -> (Self, Sight) {
         let sight = Sight::new(place.counters(), phase);
         let keeper = Self {
+            instance,
             place,
             mark,
             content: setting.content.clone(),
             shim: setting.shim.clone(),
             on_change: setting.on_change.clone(),
+            cgroups: setting.cgroups.clone(),
             sight: sight.clone(),
             intent,
             failures: 0,
@@ -191,7 +208,10 @@ impl Keeper {
     /// One run from its start, or from its adoption, to its end or to another intent.
     async fn run(&mut self) -> io::Result<()> {
         let runner = match runner::adopt(&self.place).await? {
-            Some(runner) => runner,
+            Some(runner) => {
+                self.limit();
+                runner
+            }
             None => match self.start().await? {
                 Some(runner) => runner,
                 None => return Ok(()),
@@ -230,7 +250,10 @@ impl Keeper {
         let blocked = if attempt == 0 { self.place_content() } else { None };
         let started = match blocked {
             Some(blockage) => Err(blockage),
-            None => runner::start(&self.place, &self.shim).map_err(|error| blockage(&error)),
+            None => {
+                let groups = self.limit();
+                runner::start(&self.place, &self.shim, groups).map_err(|error| blockage(&error))
+            }
         };
         let runner = match started {
             Ok(runner) => runner,
@@ -247,6 +270,17 @@ impl Keeper {
         }
         runner.announced(&self.place).await;
         Ok(Some(runner))
+    }
+
+    /// Makes the instance's groups, anew for each run: a reboot forgets them. Notes what cannot be enforced.
+    fn limit(&self) -> Vec<PathBuf> {
+        let limited = self.cgroups.limit(&self.instance, &self.mark.launch.resources);
+        let mut unenforced = limited.unenforced;
+        if self.mark.launch.volumes.values().any(|volume| volume.size.is_some()) {
+            unenforced.push(Limit::VolumeSize);
+        }
+        self.sight.lock().unenforced = unenforced;
+        limited.groups
     }
 
     /// Before the first run only: afterwards the directory is the program's own, and nothing is written there.

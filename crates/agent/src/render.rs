@@ -112,6 +112,7 @@ pub(crate) fn prepare(
         argv: argv(launch, home)?,
         env: environment(home, mark, secrets)?,
         directory: directory.display().to_string(),
+        groups: Vec::new(),
         user: *user,
     })
 }

@@ -141,9 +141,10 @@ fn holders(lock: &Path) -> io::Result<Vec<Pid>> {
 }
 
 /// Starts the next run of an instance that does not run.
-pub(crate) fn start(place: &Place, shim: &[String]) -> io::Result<Runner> {
+pub(crate) fn start(place: &Place, shim: &[String], groups: Vec<PathBuf>) -> io::Result<Runner> {
     let mut run: Run = read(place.path(), RUN)?.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     run.attempt = latest(place)?.attempt.max(run.attempt) + 1;
+    run.groups = groups;
     write_durably(place.path(), RUN, &run)?;
     let (program, arguments) =
         shim.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -289,10 +290,167 @@ fn restart() {
     println!("kill -9 and restart with 200          {:>8} ms   {same}   bar <= 2000 ms", took.as_millis());
 }
 
+/// A compiled backend: answers every request, a path that begins with `/slow` over two seconds.
+fn backend() {
+    let port: u16 = std::env::var("PORT").unwrap().parse().unwrap();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || converse(stream));
+    }
+}
+
+/// One connection of the backend: HTTP/1.1 with known lengths, as the load below speaks it.
+fn converse(stream: TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut writer = stream;
+    loop {
+        let (mut length, mut slow, mut first) = (0, false, true);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let line = line.trim_end();
+            if line.is_empty() {
+                break;
+            }
+            slow |= first && line.contains("/slow");
+            first = false;
+            if let Some(text) = line.to_lowercase().strip_prefix("content-length:") {
+                length = text.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let (pieces, pause) = if slow { (20, Duration::from_millis(100)) } else { (1, Duration::ZERO) };
+        let text = "x".repeat(100);
+        write!(writer, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len() * pieces).ok()?;
+        for _ in 0..pieces {
+            writer.write_all(text.as_bytes()).ok()?;
+            std::thread::park_timeout(pause);
+        }
+    }
+}
+
+/// What a load saw.
+#[derive(Default)]
+struct Load {
+    requests: AtomicU64,
+    failed: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Requests at a constant rate over connections that are kept: half of them POST, every twentieth two seconds long.
+fn load(router: SocketAddr, rate: u32, seen: &Load) {
+    let threads = 60;
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let mut kept = None;
+                for turn in 0_u32.. {
+                    if seen.stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let number = turn * threads + thread;
+                    let due = Duration::from_secs(1) * number / rate;
+                    std::thread::park_timeout(due.saturating_sub(began.elapsed()));
+                    seen.requests.fetch_add(1, Ordering::Relaxed);
+                    if let Err(what) = request(router, number, &mut kept) {
+                        kept = None;
+                        seen.failed.fetch_add(1, Ordering::Relaxed);
+                        println!("  request {number} failed: {what}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn request(router: SocketAddr, number: u32, kept: &mut Option<BufReader<TcpStream>>) -> std::io::Result<()> {
+    let reader = match kept {
+        Some(reader) => reader,
+        None => {
+            let stream = TcpStream::connect(router)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            kept.insert(BufReader::new(stream))
+        }
+    };
+    let path = if number % 20 == 7 { "/slow" } else { "/" };
+    let (method, body) = if number % 2 == 0 { ("POST", "y".repeat(1000)) } else { ("GET", String::new()) };
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: load.localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
+    let (mut status, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if status.is_empty() {
+            line.clone_into(&mut status);
+        }
+        if let Some(text) = line.to_lowercase().strip_prefix("content-length:") {
+            length = text.trim().parse().map_err(std::io::Error::other)?;
+        }
+    }
+    let mut answer = vec![0; length];
+    reader.read_exact(&mut answer)?;
+    if status.contains(" 200 ") { Ok(()) } else { Err(std::io::Error::other(status)) }
+}
+
+fn rolling() {
+    let rolls: u32 = std::env::var("ROLLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let mut plane = Plane::start();
+    let program = std::env::current_exe().unwrap();
+    // Instances run as other users, who may not read the build's directory.
+    let backend = plane.directory.path().join("backend");
+    std::fs::copy(program, &backend).unwrap();
+    let text = format!(
+        "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: load}}\nspec:\n  components:\n    web:\n      \
+         command: [{}, backend]\n      replicas: 3\n      ports: {{http: 80}}\n      health: {{http: {{port: http}}, \
+         every: 1s}}\n      routes: [{{host: load.localhost, port: http}}]\n      update: {{soak: 0s}}\n",
+        backend.display()
+    );
+    let file = plane.write("app.yaml", &text);
+    plane.must(&["apply", "-f", &file, "--wait"]);
+    let (router, seen) = (plane.router().unwrap(), Load::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| load(router, 1000, &seen));
+        for roll in 0..rolls {
+            plane.must(&["rollout", "restart", "load"]);
+            if roll % 10 == 5 {
+                plane.server.kill().unwrap();
+                plane.server.wait().unwrap();
+                plane.server = serve(plane.directory.path());
+                plane.until_ready();
+            }
+            plane.must(&["wait", "load"]);
+        }
+        seen.stop.store(true, Ordering::Relaxed);
+    });
+    let (requests, failed) = (seen.requests.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
+    println!("{rolls} rolling updates at 1,000 requests/s   {failed} of {requests} requests failed   bar 0");
+}
+
 fn main() {
+    if std::env::args().nth(1).is_some_and(|word| word == "backend") {
+        return backend();
+    }
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with("--")).unwrap_or_default();
-    let figures: [(&str, fn()); 4] =
-        [("memory", memory), ("hundred", hundred), ("first-answer", first_answer), ("restart", restart)];
+    let figures: [(&str, fn()); 5] = [
+        ("memory", memory),
+        ("hundred", hundred),
+        ("first-answer", first_answer),
+        ("restart", restart),
+        ("rolling", rolling),
+    ];
     for (name, figure) in figures {
         if name.contains(&wanted) {
             figure();

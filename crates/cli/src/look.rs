@@ -169,6 +169,10 @@ impl Describe {
             if let Some(ip) = status.memory.get(name).and_then(|memory| memory.address) {
                 println!("  address {ip}");
             }
+            if !component.unenforced.is_empty() {
+                let limits: Vec<String> = component.unenforced.iter().map(ToString::to_string).collect();
+                println!("  not enforced here: {}", limits.join(", "));
+            }
             for copy in &component.instances {
                 let (state, old) = (state_name(copy.state), Some(copy.revision) != component.revision);
                 let old = if old { "  old revision" } else { "" };

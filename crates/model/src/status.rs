@@ -11,7 +11,7 @@ use crate::id::{
 use crate::object::Timestamp;
 use crate::quantity::Span;
 use crate::wait::Wait;
-use crate::world::{NodeTime, ServiceIp};
+use crate::world::{Limit, NodeTime, ServiceIp};
 
 /// Everything the system keeps about an App. Written by the App's reconciler and by nobody else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +140,9 @@ pub struct ComponentStatus {
     pub available: u32,
     /// The revision worked towards.
     pub revision: Option<ComponentHash>,
+    /// Limits that were declared and that are not enforced where its copies run.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unenforced: BTreeSet<Limit>,
     /// The copies.
     pub instances: Vec<InstanceStatus>,
 }

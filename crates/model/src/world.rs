@@ -113,6 +113,34 @@ pub struct Instance {
     pub probe: Option<String>,
     /// How its last run ended.
     pub last_exit: Option<Exit>,
+    /// Limits that were declared and that its node cannot enforce.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<Limit>,
+}
+
+/// Something that a declaration may limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Limit {
+    /// CPU time.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Processes and threads.
+    Pids,
+    /// The room of a volume.
+    VolumeSize,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::VolumeSize => "volume size",
+        })
+    }
 }
 
 /// What a copy is doing.

@@ -177,6 +177,7 @@ fn on_node(node: &mut NodeView, step: &Step) {
                 unready_count: 0,
                 probe: None,
                 last_exit: None,
+                unenforced: Vec::new(),
             };
             node.instances.insert(instance.clone(), copy);
         }

@@ -465,6 +465,11 @@ impl<'a> Planner<'a> {
             ready: count(serving),
             available: survey.available(),
             revision: subject.goal.as_ref().map(|goal| goal.hash),
+            unenforced: survey
+                .copies
+                .iter()
+                .flat_map(|copy| copy.instance.unenforced.iter().copied())
+                .collect(),
             instances: instances.collect(),
         };
         self.components.insert(subject.name.clone(), status);

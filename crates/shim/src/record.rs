@@ -38,6 +38,9 @@ pub struct Run {
     pub env: BTreeMap<String, String>,
     /// The working directory.
     pub directory: String,
+    /// Control groups to enter first.
+    #[serde(default)]
+    pub groups: Vec<std::path::PathBuf>,
     /// The user and group to run as, unless the supervisor's own.
     pub user: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! One run of a program, from its start to the record of its end.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -73,6 +73,7 @@ pub fn supervise(directory: &Path) -> Result<(), ShimError> {
     let run: Run =
         read(directory, RUN).map_err(io_error("run.json cannot be read"))?.ok_or(ShimError::Nothing)?;
     let control = open_control(directory).map_err(io_error("the control pipe cannot be made"))?;
+    enter(&run).map_err(io_error("a control group cannot be entered"))?;
     let mut log = Log::open(directory);
     let exit = match spawn(&run) {
         Ok(program) => watch(directory, program, &run, &control, &mut log)?,
@@ -111,6 +112,15 @@ fn open_control(directory: &Path) -> io::Result<File> {
         Err(errno) => return Err(errno.into()),
     }
     OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Enters the control groups, and with it whatever is started below.
+fn enter(run: &Run) -> io::Result<()> {
+    for group in &run.groups {
+        let mut procs = OpenOptions::new().write(true).open(group.join("cgroup.procs"))?;
+        procs.write_all(std::process::id().to_string().as_bytes())?;
+    }
+    Ok(())
 }
 
 fn spawn(run: &Run) -> io::Result<Child> {

@@ -416,6 +416,7 @@ impl World {
             unready_count: 0,
             probe: None,
             last_exit: None,
+            unenforced: Vec::new(),
         };
         self.met(Fault::Orphan);
         self.node.plant(marked.clone(), instance.clone());

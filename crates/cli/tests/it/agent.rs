@@ -17,7 +17,7 @@ use plimsoll_model::id::{
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::Content;
 use plimsoll_model::step::{Action, Cause, Fence, Launch, Rendered, Step};
-use plimsoll_model::world::{Exit, Instance, Phase};
+use plimsoll_model::world::{Exit, Instance, Limit, Phase};
 use tempfile::TempDir;
 
 /// How long anything may take here.
@@ -308,6 +308,27 @@ async fn a_program_gets_what_was_declared_and_nothing_of_ours() {
     if rustix::process::geteuid().is_root() {
         let user: u32 = std::fs::read_to_string(work.join("uid.txt")).unwrap().trim().parse().unwrap();
         assert!(user >= 210_000, "the program runs as its project's own user, not as {user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_enforced_or_said_not_to_be() {
+    let node = Node::new();
+    let mut launch = launch(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait"]);
+    launch.resources.pids = Some(5);
+    launch.volumes.insert(
+        "data".parse().unwrap(),
+        plimsoll_model::step::VolumeMount { path: "data".into(), size: Some("1Mi".parse().unwrap()) },
+    );
+    node.create("a", launch).await;
+    let seen = node.until("a", "started", |it| it.phase != Phase::Unknown && !it.unenforced.is_empty()).await;
+    assert!(seen.unenforced.contains(&Limit::VolumeSize), "{seen:?}");
+    if seen.unenforced.contains(&Limit::Pids) {
+        assert!(!rustix::process::geteuid().is_root(), "root may limit processes here");
+    } else {
+        // The shell cannot fork so often, and ends for it.
+        node.until("a", "ended by its limit", |it| it.last_exit.is_some_and(|exit| exit != Exit::Code(0)))
+            .await;
     }
 }
 

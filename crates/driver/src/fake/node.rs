@@ -283,6 +283,7 @@ fn new_copy(step: &Step, fence: &Fence, now: Span, blocked: Option<Blockage>) ->
             unready_count: 0,
             probe: None,
             last_exit: None,
+            unenforced: Vec::new(),
         },
         phase_began: now,
         run_began: now,
