@@ -248,12 +248,11 @@ impl Keeper {
             self.note_exit(exit);
         }
         let blocked = if attempt == 0 { self.place_content() } else { None };
-        let started = match blocked {
-            Some(blockage) => Err(blockage),
-            None => {
-                let groups = self.limit();
-                runner::start(&self.place, &self.shim, groups).map_err(|error| blockage(&error))
-            }
+        let started = if let Some(blockage) = blocked {
+            Err(blockage)
+        } else {
+            let groups = self.limit();
+            runner::start(&self.place, &self.shim, groups).map_err(|error| blockage(&error))
         };
         let runner = match started {
             Ok(runner) => runner,

@@ -369,17 +369,17 @@ fn load(router: SocketAddr, rate: u32, seen: &Load) {
 }
 
 fn request(router: SocketAddr, number: u32, kept: &mut Option<BufReader<TcpStream>>) -> std::io::Result<()> {
-    let reader = match kept {
-        Some(reader) => reader,
-        None => {
-            let stream = TcpStream::connect(router)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            kept.insert(BufReader::new(stream))
-        }
+    let reader = if let Some(reader) = kept {
+        reader
+    } else {
+        let stream = TcpStream::connect(router)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        kept.insert(BufReader::new(stream))
     };
     let path = if number % 20 == 7 { "/slow" } else { "/" };
-    let (method, body) = if number % 2 == 0 { ("POST", "y".repeat(1000)) } else { ("GET", String::new()) };
+    let (method, body) =
+        if number.is_multiple_of(2) { ("POST", "y".repeat(1000)) } else { ("GET", String::new()) };
     let head =
         format!("{method} {path} HTTP/1.1\r\nHost: load.localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
