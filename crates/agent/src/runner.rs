@@ -66,11 +66,12 @@ fn is_running(place: &Place) -> io::Result<bool> {
 pub(crate) async fn adopt(place: &Place) -> io::Result<Option<Runner>> {
     let give_up = tokio::time::Instant::now() + ANNOUNCED_WITHIN;
     loop {
-        if !is_running(place)? {
-            return Ok(None);
-        }
         let started: Option<Started> = read(place.path(), STARTED)?;
         let shim = started.filter(|it| boot_id().is_ok_and(|now| now == it.boot) && it.shim.is_there());
+        // A program could give up the lock that it inherited; its supervisor still speaks for it.
+        if shim.is_none() && !is_running(place)? {
+            return Ok(None);
+        }
         if let Some(Started { attempt, shim, .. }) = shim {
             let pid = Pid::from_raw(shim.pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
             if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK)

@@ -19,12 +19,22 @@ use crate::follow::{pause, talk};
 pub(crate) struct ServerCommand {
     #[command(flatten)]
     place: Where,
+    #[command(flatten)]
+    options: HostOptions,
+}
+
+/// How a control plane within this process is set up
+#[derive(Args, Clone, Copy)]
+pub(crate) struct HostOptions {
+    /// The port where routes are served, 0 for any [default: the one before; the first time 8080 if it is free]
+    #[arg(long, env = "PLIMSOLL_HTTP_PORT", value_name = "PORT")]
+    http_port: Option<u16>,
 }
 
 impl ServerCommand {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let data = self.place.data()?;
-        let host = Host::start(data.clone())?;
+        let host = Host::start(data.clone(), self.options)?;
         talk(&format!("serving {}; the admin token is in {}/admin.token", data.display(), data.display()));
         talk(&format!("the API listens on http://{}", host.address));
         while host.interrupts() == 0 {
@@ -45,7 +55,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// Takes a data directory and serves it.
-    pub(crate) fn start(data: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn start(data: PathBuf, options: HostOptions) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program cannot find itself")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let interrupts = Arc::new(AtomicU32::new(0));
@@ -54,7 +64,8 @@ impl Host {
             // From here on an interrupt is counted and waited for, not an end.
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            let server = Arc::new(Server::start(Settings { data, program }).await?);
+            let server =
+                Arc::new(Server::start(Settings { data, program, http_port: options.http_port }).await?);
             let (endpoint, serving) = plimsoll_api::serve(server.clone()).await?;
             tokio::spawn(serving);
             tokio::spawn(async move {
@@ -72,8 +83,8 @@ impl Host {
     }
 
     /// [`Host::start`], unless another process serves the directory already.
-    pub(crate) fn start_unless_owned(data: PathBuf) -> anyhow::Result<Option<Self>> {
-        match Self::start(data) {
+    pub(crate) fn start_unless_owned(data: PathBuf, options: HostOptions) -> anyhow::Result<Option<Self>> {
+        match Self::start(data, options) {
             Ok(host) => Ok(Some(host)),
             Err(error) => match error.downcast_ref::<StartError>() {
                 Some(StartError::Data(DataError::Owned { .. })) => Ok(None),

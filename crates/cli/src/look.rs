@@ -6,9 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName};
-use plimsoll_model::kind::Rejection;
+use plimsoll_model::kind::{AppRevisions, Plans, Rejection};
 use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::{AppRevision, RejectionRecord};
 use plimsoll_model::status::{InstanceState, OutcomeState};
+use plimsoll_model::step::{Plan, Step};
 use plimsoll_model::wait::{Owner, Reason};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
 use serde_json::Value;
@@ -23,6 +25,7 @@ use crate::verbs::OfApp;
 enum Output {
     Table,
     Json,
+    Yaml,
     Name,
 }
 
@@ -42,13 +45,37 @@ pub(crate) struct Get {
     /// How to print them
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Print them again whenever they change, until interrupted
+    #[arg(short, long)]
+    watch: bool,
 }
 
 impl Get {
     #[expect(clippy::print_stdout, reason = "the objects are this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let client = self.place.client()?;
-        let plural = if self.kind.ends_with('s') { self.kind.clone() } else { format!("{}s", self.kind) };
+        let mut shown = None;
+        loop {
+            let items = self.items(&client)?;
+            // Ages change all the time; that is no news.
+            if shown.as_ref() != Some(&items) {
+                print!("{}", self.text(&items)?);
+                shown = Some(items);
+            }
+            if !self.watch {
+                return Ok(Ended::Done);
+            }
+            pause();
+        }
+    }
+
+    fn plural(&self) -> String {
+        if self.kind.ends_with('s') { self.kind.clone() } else { format!("{}s", self.kind) }
+    }
+
+    /// The objects as they are now.
+    fn items(&self, client: &Client) -> anyhow::Result<Vec<Value>> {
+        let plural = self.plural();
         let of_installation = matches!(plural.as_str(), "projects" | "targets" | "claims");
         let project = (!self.all_projects && !of_installation).then_some(&self.place.project);
         let mut items = client.list(project, &plural)?;
@@ -58,17 +85,21 @@ impl Get {
                 bail!("there is no {} {name}; see `plimsoll get {plural}`", self.kind);
             }
         }
-        match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&items)?),
+        Ok(items)
+    }
+
+    fn text(&self, items: &[Value]) -> anyhow::Result<String> {
+        let plural = self.plural();
+        Ok(match self.output {
+            Output::Json => serde_json::to_string_pretty(items)? + "\n",
+            Output::Yaml => yaml_serde::to_string(items)?,
             Output::Name => {
-                for it in &items {
-                    println!("{plural}/{}", text(&it["metadata"]["name"]));
-                }
+                let names: Vec<_> = items.iter().map(|it| text(&it["metadata"]["name"])).collect();
+                names.iter().flat_map(|name| [&plural, "/", name, "\n"]).collect()
             }
-            Output::Table if plural == App::PLURAL => print!("{}", app_table(items)?),
-            Output::Table => print!("{}", plain_table(&items)),
-        }
-        Ok(Ended::Done)
+            Output::Table if plural == App::PLURAL => app_table(items)?,
+            Output::Table => plain_table(items),
+        })
     }
 }
 
@@ -91,10 +122,10 @@ fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(line(heading.to_vec())).chain(rows).collect()
 }
 
-fn app_table(items: Vec<Value>) -> anyhow::Result<String> {
+fn app_table(items: &[Value]) -> anyhow::Result<String> {
     let mut rows = Vec::new();
     for item in items {
-        let app = app_of(item)?;
+        let app = app_of(item.clone())?;
         let components = app.status.iter().flat_map(|status| status.value.components.values());
         let (ready, desired) = components.fold((0, 0), |sum, it| (sum.0 + it.ready, sum.1 + it.desired));
         let project = app.meta.key.project.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -217,6 +248,58 @@ fn rejections(client: &Client, app: &Object<App>) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Print what was decided and done for an App, the oldest first
+#[derive(Args)]
+pub(crate) struct Events {
+    #[command(flatten)]
+    of: OfApp,
+}
+
+impl Events {
+    #[expect(clippy::print_stdout, reason = "the events are this command's data")]
+    pub(crate) fn run(self) -> anyhow::Result<Ended> {
+        let client = self.of.place.client()?;
+        let app = client.app(&self.of.place.app(&self.of.app))?;
+        let mut events: Vec<(u64, String)> = Vec::new();
+        for plural in [Plans::PLURAL, AppRevisions::PLURAL, Rejection::PLURAL] {
+            for mut record in client.list(app.meta.key.project.as_ref(), plural)? {
+                if record["metadata"]["owner"] == app.meta.uid.as_str() {
+                    let at = record["metadata"]["created"].as_u64().unwrap_or_default();
+                    events.push((at, event(plural, record["spec"].take())?));
+                }
+            }
+        }
+        events.sort();
+        let rows: Vec<_> = events.into_iter().map(|(at, what)| vec![ago(at), what]).collect();
+        print!("{}", table(&["AGE", "WHAT"], &rows));
+        Ok(Ended::Done)
+    }
+}
+
+/// A record as a sentence.
+fn event(plural: &str, spec: Value) -> anyhow::Result<String> {
+    Ok(match plural {
+        Plans::PLURAL => {
+            let plan: Plan = serde_json::from_value(spec)?;
+            let step = |step: &Step| match (&step.component, step.slot) {
+                (Some(component), Some(slot)) => format!("{} {component}/{}", step.action.verb(), slot.0),
+                _ => step.action.verb().to_owned(),
+            };
+            let steps: Vec<String> = plan.steps.iter().map(step).collect();
+            format!("plan {}: {}", plan.no, steps.join(", "))
+        }
+        AppRevisions::PLURAL => {
+            let revision: AppRevision = serde_json::from_value(spec)?;
+            format!("revision {}", revision.number)
+        }
+        _ => {
+            let rejection: RejectionRecord = serde_json::from_value(spec)?;
+            let (component, revision) = (rejection.component, rejection.revision.short());
+            format!("rejected {component} {revision}: {}", rejection.evidence.verdict)
+        }
+    })
 }
 
 /// Say why an App is not where it should be, down to whoever can do something about it

@@ -44,6 +44,8 @@ enum Command {
     Describe(look::Describe),
     /// Say why an App is not where it should be, down to whoever can do something about it
     Why(look::Why),
+    /// Print what was decided and done for an App, the oldest first
+    Events(look::Events),
     /// Print what an App's copies said
     Logs(look::Logs),
     /// Wait until an App runs as declared
@@ -78,6 +80,8 @@ enum Command {
         directory: std::path::PathBuf,
         /// The installation it serves
         installation: plimsoll_model::id::InstallationId,
+        /// The port of the loopback address where routes are served
+        port: Option<u16>,
     },
     /// Supervise one instance; the agent starts it
     #[command(hide = true)]
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
         Command::Get(get) => get.run(),
         Command::Describe(describe) => describe.run(),
         Command::Why(why) => why.run(),
+        Command::Events(events) => events.run(),
         Command::Logs(logs) => logs.run(),
         Command::Wait(wait) => wait.run(),
         Command::Scale(scale) => scale.run(),
@@ -128,8 +133,8 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());
             Ok(Ended::Done)
         }
-        Command::Router { directory, installation } => {
-            plimsoll_router::run(&directory, installation).map(|()| Ended::Done).map_err(Into::into)
+        Command::Router { directory, installation, port } => {
+            plimsoll_router::run(&directory, installation, port).map(|()| Ended::Done).map_err(Into::into)
         }
         Command::Shim { directory } => match plimsoll_shim::supervise(&directory) {
             Ok(()) => Ok(Ended::Done),

@@ -13,7 +13,7 @@ use plimsoll_model::{App, Kind, ObjectKey};
 use crate::Ended;
 use crate::client::{Applied, Client, Where};
 use crate::follow::{Course, Follower, pause, talk};
-use crate::host::Host;
+use crate::host::{Host, HostOptions};
 use crate::source::Source;
 
 /// How long an end may take before the command gives up waiting for it.
@@ -27,6 +27,8 @@ pub(crate) struct Up {
     file: String,
     #[command(flatten)]
     place: Where,
+    #[command(flatten)]
+    options: HostOptions,
     /// At the end of the command leave everything running; the next `up` or `server` adopts it
     #[arg(long, conflicts_with = "down")]
     keep: bool,
@@ -40,7 +42,7 @@ impl Up {
         let source = Source::read(&self.file)?;
         let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
         let data = self.place.data()?;
-        let host = Host::start_unless_owned(data.clone())?;
+        let host = Host::start_unless_owned(data.clone(), self.options)?;
         let client = Client::of(&data)?;
         let applied = apply(&client, &source, documents, &self.place, Review::Silent)?;
         let apps = apps_of(&applied);

@@ -38,11 +38,12 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RouterError {
     move |source| RouterError { what, source }
 }
 
-/// Serves what is in a directory until it is told to end.
+/// Serves what is in a directory until it is told to end: on the given port of the loopback address, or where it did
+/// before, or on the usual port, or on any.
 ///
 /// # Errors
 /// [`RouterError`], before anything is served.
-pub fn run(directory: &Path, installation: InstallationId) -> Result<(), RouterError> {
+pub fn run(directory: &Path, installation: InstallationId, port: Option<u16>) -> Result<(), RouterError> {
     // It outlives whoever started it. A leader of a process group is separated well enough already.
     rustix::process::setsid().ok();
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make its directory"))?;
@@ -59,13 +60,13 @@ pub fn run(directory: &Path, installation: InstallationId) -> Result<(), RouterE
         .enable_all()
         .build()
         .map_err(failed("start its threads"))?;
-    runtime.block_on(serve(directory, installation))
+    runtime.block_on(serve(directory, installation, port))
 }
 
-async fn serve(directory: &Path, installation: InstallationId) -> Result<(), RouterError> {
+async fn serve(directory: &Path, installation: InstallationId, port: Option<u16>) -> Result<(), RouterError> {
     let state = State::open(directory.to_owned(), installation).map_err(failed("read its tables"))?;
     let state = Arc::new(state);
-    let listener = listen(directory).await.map_err(failed("listen for requests"))?;
+    let listener = listen(directory, port).await.map_err(failed("listen for requests"))?;
     let address = listener.local_addr().map_err(failed("listen for requests"))?;
     let listeners = Listeners::default();
     listeners
@@ -81,15 +82,22 @@ async fn serve(directory: &Path, installation: InstallationId) -> Result<(), Rou
     Ok(())
 }
 
-/// Listens where it always did.
-async fn listen(directory: &Path) -> io::Result<TcpListener> {
-    if let Some(address) = read::<SocketAddr>(directory, LISTEN)? {
-        let busy = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        return TcpListener::bind(address).await.map_err(busy);
-    }
-    let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, USUAL_PORT)).await {
-        Ok(listener) => listener,
-        Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+/// Listens where it is told to, else where it always did.
+async fn listen(directory: &Path, port: Option<u16>) -> io::Result<TcpListener> {
+    let told = port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let wanted = match told {
+        Some(address) => Some(address),
+        None => read::<SocketAddr>(directory, LISTEN)?,
+    };
+    let listener = match wanted {
+        Some(address) => {
+            let busy = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+            TcpListener::bind(address).await.map_err(busy)?
+        }
+        None => match TcpListener::bind((Ipv4Addr::LOCALHOST, USUAL_PORT)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+        },
     };
     write_durably(directory, LISTEN, &listener.local_addr()?)?;
     Ok(listener)

@@ -1,8 +1,8 @@
 //! The data directory: who owns it, and what identifies the installation.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use plimsoll_model::id::{Epoch, InstallationId};
@@ -47,6 +47,12 @@ pub enum DataError {
         /// The process, as it wrote itself down.
         owner: String,
     },
+    /// It holds something else.
+    #[error("{} is not empty and no data directory of Plimsoll: choose another one", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
     /// It cannot be read or written.
     #[error("the data directory {} cannot be used", path.display())]
     Io {
@@ -70,6 +76,12 @@ impl DataDirectory {
         };
         DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(fail(path))?;
         let path = path.canonicalize().map_err(fail(path))?;
+        let is_ours = path.join(IDENTITY).exists() || path.join(LOCK).exists();
+        if !is_ours && path.read_dir().map_err(fail(&path))?.next().is_some() {
+            return Err(DataError::Foreign { path });
+        }
+        // Users of instances may pass through, and not look around.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(fail(&path))?;
         let lock = Self::lock(&path)?;
         let identity = match read::<Identity>(&path, IDENTITY).map_err(fail(&path.join(IDENTITY)))? {
             Some(identity) => identity,
@@ -185,6 +197,16 @@ fn hexadecimal<const BYTES: usize>() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_with_something_else_in_it_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("precious"), "x").unwrap();
+        let mode = directory.path().metadata().unwrap().mode();
+        assert!(matches!(DataDirectory::take(directory.path()), Err(DataError::Foreign { .. })));
+        assert_eq!(directory.path().metadata().unwrap().mode(), mode);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1);
+    }
 
     #[test]
     fn a_directory_has_one_owner_and_keeps_its_identity() {

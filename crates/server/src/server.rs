@@ -32,6 +32,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// The program itself: `PROGRAM shim DIRECTORY` is a supervisor, `PROGRAM router DIRECTORY INSTALLATION` a router.
     pub program: PathBuf,
+    /// The port of the loopback address where routes are served; where they were, or any, if it is not given.
+    pub http_port: Option<u16>,
 }
 
 /// Why a control plane could not start.
@@ -109,8 +111,9 @@ impl Server {
             on_change: Arc::new(move |app| marker.mark(app)),
         })?;
         let directory = data.path().join("router");
-        let command =
+        let mut command =
             vec![program, "router".into(), directory.display().to_string(), data.installation().to_string()];
+        command.extend(settings.http_port.map(|port| port.to_string()));
         let router = RouterDriver::new(target, directory, command);
         let drivers = Drivers::new().with(agent).with(router.clone());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch() };

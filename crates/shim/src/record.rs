@@ -59,17 +59,21 @@ impl ProcessRef {
     /// The process that has this number now.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or it has ended.
     pub fn of(pid: i32) -> io::Result<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name, field 2, is in parentheses and may hold anything, parentheses too.
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        if after_name.starts_with('Z') {
+            // It has ended, and only its parent has not asked how.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let started = after_name.split(' ').nth(19).and_then(|field| field.parse().ok());
         let started = started.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         Ok(Self { pid, started })
     }
 
-    /// Whether it still is that process; a zombie counts.
+    /// Whether it still is that process and has not ended.
     pub fn is_there(self) -> bool {
         Self::of(self.pid).is_ok_and(|now| now == self)
     }

@@ -1,5 +1,7 @@
 //! One SQLite file as a backend.
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`], which is never worth a retry without a change of the file or its disk.
     pub async fn open(file: &Path) -> Result<Self, OpenError> {
+        keep_private(file).map_err(|error| OpenError::Open(sqlx::Error::Io(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
@@ -66,6 +69,12 @@ impl Sqlite {
             .map_err(OpenError::Open)?;
         Ok(Self { readers, writer: Writer::start(connection, feed.clone(), newest), feed })
     }
+}
+
+/// Only its owner may read a store. SQLite gives the files beside it the same permissions.
+fn keep_private(file: &Path) -> std::io::Result<()> {
+    let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
+    made.set_permissions(Permissions::from_mode(0o600))
 }
 
 /// The revision of the newest write.

@@ -36,10 +36,6 @@ impl Shop {
         let shop = Self { directory };
         // The soak time is for people.
         shop.edit("app.yaml", "soak: 2s", "soak: 300ms, deadline: 5s");
-        // The router's usual port belongs to whoever came first.
-        std::fs::create_dir_all(shop.data().join("router")).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        std::fs::write(shop.data().join("router/listen.json"), format!("\"{free}\"")).unwrap();
         shop
     }
 
@@ -74,7 +70,12 @@ impl Shop {
 
     fn up(&self, options: &[&str]) -> Up {
         let arguments = [&["up", "app.yaml"], options].concat();
-        let mut child = self.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = self.command(&arguments);
+        if !self.data().exists() {
+            // The usual port belongs to whoever came first; afterwards it is the one before.
+            command.args(["--http-port", "0"]);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(String::new()));
         let sink = said.clone();
@@ -228,6 +229,8 @@ fn a_bad_version_is_rolled_back_rejected_and_explained() {
     for evidence in ["not ready within 5s", "exit: {\"code\":3}", "| no way"] {
         assert!(described.contains(evidence), "{evidence:?} is missing in {described}");
     }
+    let events = shop.must(&["events", "shop"]);
+    assert!(events.contains("create web/0") && events.contains("rejected web"), "{events}");
     assert!(shop.must(&["why", "shop"]).contains("plimsoll retry"));
     let again = shop.run(&["apply", "-f", "app.yaml", "--wait"]);
     assert_eq!(again.status.code(), Some(1), "what was rejected is not started again");
@@ -263,6 +266,45 @@ fn what_was_reviewed_is_done_and_nothing_else() {
     shop.edit("app.yaml", "Good evening", "Hello");
     shop.must(&["apply", "-f", "app.yaml", "--plan", &reviewed, "--wait"]);
     assert!(shop.page(None).unwrap().starts_with("Hello"));
+    up.interrupt();
+}
+
+#[test]
+fn a_program_reaches_nothing_that_is_not_its_own() {
+    if !rustix::process::geteuid().is_root() {
+        // Without root there is one user, and `up` serves one project only.
+        return;
+    }
+    let shop = Shop::new();
+    let data = shop.data().display().to_string();
+    let thief = format!(
+        "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: thief}}\nspec:\n  components:\n    thief:\n      \
+         program: {{file: thief.sh, runtime: bash}}\n      env: {{DATA: {data}}}\n      update: {{soak: 0s}}\n"
+    );
+    std::fs::write(shop.directory.path().join("thief.yaml"), thief).unwrap();
+    let script = r#"
+for file in plimsoll.db plimsoll.db-wal key admin.token api.json installation.json node/ledger node/users.json; do
+  cat "$DATA/$file" > /dev/null 2>&1 && echo "GOT $file"
+done
+ls "$DATA" > /dev/null 2>&1 && echo "GOT a list of the data directory"
+ls "$DATA/node/instances" > /dev/null 2>&1 && echo "GOT a list of instances"
+ls "$DATA/content" > /dev/null 2>&1 && echo "GOT content"
+cat "$HOME/../run.json" > /dev/null 2>&1 && echo "GOT its own supervisor's file"
+cat "/proc/$PPID/environ" > /dev/null 2>&1 && echo "GOT its supervisor's environment"
+kill -0 "$PPID" 2> /dev/null && echo "GOT to signal its supervisor"
+kill -0 "$(cat "$DATA/lock" 2> /dev/null || echo 1)" 2> /dev/null && echo "GOT to signal the server"
+env | grep -q -i token && echo "GOT a token"
+echo done
+exec sleep 1000
+"#;
+    std::fs::write(shop.directory.path().join("thief.sh"), script).unwrap();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    shop.must(&["apply", "-f", "thief.yaml", "--wait"]);
+    until("the end of the attempts", || shop.must(&["logs", "thief"]), |said| said.contains("done"));
+    let said = shop.must(&["logs", "thief"]);
+    assert!(!said.contains("GOT"), "{said}");
+    shop.must(&["delete", "thief"]);
     up.interrupt();
 }
 
