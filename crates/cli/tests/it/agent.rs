@@ -66,8 +66,10 @@ impl Node {
 }
 
 impl Drop for Node {
-    /// Kills what a test left running: its supervisors, which take their programs with them only if asked to.
+    /// Kills what a test left running. Without its directory nothing is started again meanwhile.
     fn drop(&mut self) {
+        let node = self.directory.path().join("node");
+        std::fs::rename(node.join("instances"), node.join("ended")).unwrap();
         for pid in processes_in(self.directory.path()) {
             signal(pid, rustix::process::Signal::KILL);
         }
