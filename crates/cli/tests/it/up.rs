@@ -215,6 +215,28 @@ fn what_a_killed_up_leaves_behind_runs_on_and_is_adopted() {
 }
 
 #[test]
+fn after_everything_was_killed_it_comes_back_as_it_was() {
+    let shop = Shop::new();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    shop.page(Some("hat")).unwrap();
+    let names = |shop: &Shop| -> Vec<String> { shop.programs().into_iter().map(|(name, _)| name).collect() };
+    let before = names(&shop);
+    up.kill();
+    // As a loss of power would: every process at once, and nobody says good-bye.
+    for pid in super::agent::processes_in(shop.directory.path()) {
+        super::agent::signal(pid, Signal::KILL);
+    }
+    assert!(shop.page(None).is_err(), "nothing is left");
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    assert_eq!(names(&shop), before, "the same copies");
+    let page = shop.page(None).unwrap();
+    assert!(page.contains("rope, lamp, hat"), "{page}");
+    up.interrupt();
+}
+
+#[test]
 fn a_bad_version_is_rolled_back_rejected_and_explained() {
     let shop = Shop::new();
     let up = shop.up(&[]);
