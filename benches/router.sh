@@ -8,9 +8,10 @@ seconds=${SECONDS_EACH:-10}
 cargo build --quiet --release -p plimsoll
 backend=$(cargo bench --quiet -p plimsoll --bench figures --no-run --message-format json 2>/dev/null |
   python3 -c 'import json,sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable") and m["target"]["name"] == "figures"][-1])')
-work=$(mktemp -d); chmod 755 "$work"
+server=; work=$(mktemp -d); chmod 755 "$work"
 pids=()
-finish() { kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"; }
+# The server first: it would start a router that ends again.
+finish() { kill "$server" 2>/dev/null && wait "$server"; kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"; }
 trap finish EXIT
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 cp "$backend" "$work/backend"
@@ -28,7 +29,7 @@ spec:
       routes: [{host: bench.localhost, port: http}]
       update: {soak: 0s}
 YAML
-plimsoll server --http-port 0 >"$work/server.log" 2>&1 & pids+=($!)
+target/release/plimsoll server --http-port 0 --data-dir "$work/data" >"$work/server.log" 2>&1 & server=$!
 until plimsoll get >/dev/null 2>&1; do sleep 0.1; done
 plimsoll apply -f "$work/app.yaml" --wait >/dev/null 2>&1
 instance=$(echo "$work"/data/node/instances/web-*)
