@@ -8,13 +8,10 @@ use plimsoll_model::id::{ObjectName, ProjectName};
 use plimsoll_model::kind::{AppRevisions, Claim, Plans, Rejection};
 use plimsoll_model::{App, Kind, Object, ObjectKey, Project, Secret, Target};
 use plimsoll_server::Server;
-use plimsoll_store::{Batch, Query, Scope, StoreError};
+use plimsoll_store::{Batch, Query, Scope};
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
-
-/// Times a deletion is repeated that somebody else's write came before.
-const ATTEMPTS: usize = 10;
 
 /// Calls a generic function with the kind that a collection's name stands for.
 macro_rules! for_kind {
@@ -106,13 +103,10 @@ async fn delete_kind<K: Kind>(
     key: &ObjectKey,
     write: impl Fn(Batch, &Object<K>) -> Batch,
 ) -> Result<Json<Value>, Problem> {
-    for _ in 0..ATTEMPTS {
-        let old = server.store().get::<K>(&Scope::All, key).await?;
+    let change = |old: Option<Object<K>>| {
         let old = old.ok_or_else(|| Problem::not_found(format!("{} {key}", K::NAME.to_lowercase())))?;
-        match server.store().commit(&Scope::All, write(Batch::new(), &old)).await {
-            Err(StoreError::Conflict { .. }) => {}
-            result => return Ok(result.map(|()| Json(json!({"deleted": key.to_string()})))?),
-        }
-    }
-    Err(StoreError::Conflict { kind: plimsoll_store::KindName(K::PLURAL), key: key.clone() }.into())
+        Ok::<_, Problem>((write(Batch::new(), &old), ()))
+    };
+    server.store().update(&Scope::All, key, change).await??;
+    Ok(Json(json!({"deleted": key.to_string()})))
 }

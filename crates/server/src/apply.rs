@@ -15,9 +15,6 @@ use plimsoll_store::{Batch, New, Scope, Store, StoreError};
 use crate::data::random_name;
 use crate::seal::Key;
 
-/// Times a write is repeated that somebody else's came before.
-const ATTEMPTS: usize = 10;
-
 /// What became of one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -175,11 +172,9 @@ async fn put<K: Kind>(
 ) -> Result<Applied, ApplyError> {
     let applied = |change| Applied { kind: K::NAME, key: key.clone(), change };
     let failed = |source| ApplyError::Store { kind: K::NAME, key: key.clone(), source };
-    let mut last = None;
-    for _ in 0..ATTEMPTS {
-        let old = store.get::<K>(&Scope::All, key).await.map_err(failed)?;
+    let change = |old: Option<Object<K>>| {
         let (spec, operations) = wanted(old.as_ref());
-        let (batch, change) = match old {
+        Ok(match old {
             Some(old) if old.meta.deleting.is_some() => {
                 return Err(ApplyError::Deleting { kind: K::NAME, key: key.clone() });
             }
@@ -194,15 +189,10 @@ async fn put<K: Kind>(
                 let new = New::<K> { uid, key: key.clone(), owner: None, at, spec, operations };
                 (Batch::new().create(new), Change::Created)
             }
-        };
-        match store.commit(&Scope::All, batch).await {
-            Ok(()) => return Ok(applied(change)),
-            // Somebody else wrote in between: what is there now is read again.
-            Err(error @ StoreError::Conflict { .. }) => last = Some(error),
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Err(failed(last.unwrap_or(StoreError::Lost)))
+        })
+    };
+    let change = store.update(&Scope::All, key, change).await.map_err(failed)??;
+    Ok(applied(change))
 }
 
 /// Writes the documents of a file: what others depend on first.
@@ -235,18 +225,12 @@ pub(crate) async fn operate(
     key: &ObjectKey,
     change: impl Fn(&mut plimsoll_model::operations::Operations),
 ) -> Result<bool, ApplyError> {
-    let failed = |source| ApplyError::Store { kind: App::NAME, key: key.clone(), source };
-    let mut last = None;
-    for _ in 0..ATTEMPTS {
-        let Some(old) = store.get::<App>(&Scope::All, key).await.map_err(failed)? else { return Ok(false) };
+    let declared = |old: Option<Object<App>>| {
+        let Some(old) = old else { return Ok((Batch::new(), false)) };
         let mut operations = old.operations.clone();
         change(&mut operations);
-        let batch = Batch::new().declare(&old, old.spec.clone(), operations);
-        match store.commit(&Scope::All, batch).await {
-            Ok(()) => return Ok(true),
-            Err(error @ StoreError::Conflict { .. }) => last = Some(error),
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Err(failed(last.unwrap_or(StoreError::Lost)))
+        Ok((Batch::new().declare(&old, old.spec.clone(), operations), true))
+    };
+    let failed = |source| ApplyError::Store { kind: App::NAME, key: key.clone(), source };
+    store.update(&Scope::All, key, declared).await.map_err(failed)?
 }

@@ -10,6 +10,9 @@ use crate::batch::Batch;
 use crate::error::StoreError;
 use crate::scope::Scope;
 
+/// Times an update is tried when somebody else writes the same object.
+const ATTEMPTS: u32 = 10;
+
 /// A store of typed objects. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -50,6 +53,30 @@ impl Store {
     /// Writes a whole batch or nothing of it.
     pub async fn commit(&self, scope: &Scope, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() { Ok(()) } else { self.backend.commit(scope, batch).await }
+    }
+
+    /// Reads an object and writes what `change` makes of it; begins again, some times, when somebody else wrote in
+    /// between. The inner error is that of `change`, and nothing was written then.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody else was first every time.
+    pub async fn update<K: Kind, T, E>(
+        &self,
+        scope: &Scope,
+        key: &ObjectKey,
+        change: impl Fn(Option<Object<K>>) -> Result<(Batch, T), E>,
+    ) -> Result<Result<T, E>, StoreError> {
+        let mut attempt = 1;
+        loop {
+            let (batch, made) = match change(self.get::<K>(scope, key).await?) {
+                Ok(changed) => changed,
+                Err(error) => return Ok(Err(error)),
+            };
+            match self.commit(scope, batch).await {
+                Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
+                result => return result.map(|()| Ok(made)),
+            }
+        }
     }
 
     /// Changes of a kind in commit order.
