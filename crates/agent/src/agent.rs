@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::cgroups::Cgroups;
 use crate::keeper::{Keeper, Setting, Sight};
 use crate::ledger::{LedgerFile, NotAdmitted};
+use crate::networks::Networks;
 use crate::place::{Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory};
 use crate::render::{self, RenderError};
 use crate::users::{NoUser, Users};
@@ -73,6 +74,9 @@ struct State {
     copies: BTreeMap<InstanceId, Copy>,
 }
 
+/// An address of its own, if it has one, and the ports that a program is given.
+type Reach = (Option<Ipv4Addr>, BTreeMap<PartName, u16>);
+
 /// One instance and the handles on its keeper.
 struct Copy {
     mark: Arc<Mark>,
@@ -104,6 +108,7 @@ impl Agent {
             shim: config.shim.clone().into(),
             on_change: config.on_change.clone(),
             cgroups: Arc::new(Cgroups::discover(&config.installation)),
+            networks: Arc::new(Networks::new(&directory)),
         };
         let state = Mutex::new(State { ledger, users, copies: BTreeMap::new() });
         let runtime = tokio::runtime::Handle::current();
@@ -182,6 +187,7 @@ impl Inner {
                 let (Some(component), Some(slot)) = (&step.component, step.slot) else {
                     return Err(DriverError::Terminal("a create names its component and slot".into()));
                 };
+                let (address, ports) = self.reach(&state, launch)?;
                 let mark = Mark {
                     installation: fence.installation.clone(),
                     app: fence.app.clone(),
@@ -190,7 +196,8 @@ impl Inner {
                     slot,
                     revision: *revision,
                     bindings: *bindings,
-                    ports: state.free_ports(launch)?,
+                    ports,
+                    address,
                     user: user(&mut state.users, &fence.key)?,
                     launch: Launch::clone(launch),
                 };
@@ -207,6 +214,16 @@ impl Inner {
             | Action::Drain { .. }
             | Action::Expel { .. }
             | Action::Withdraw => Err(DriverError::Terminal("a node has no router's steps".into())),
+        }
+    }
+
+    /// Where a new instance is reached: in a network of its own if there can be one, or else on the loopback address.
+    fn reach(&self, state: &State, launch: &Launch) -> Result<Reach, DriverError> {
+        let taken = state.copies.values().filter_map(|copy| copy.mark.address).collect();
+        let address = self.setting.networks.free_address(&taken);
+        match address.map_err(|error| transient("the instance has no address", &error))? {
+            Some(address) => Ok((Some(address), launch.ports.clone())),
+            None => Ok((None, state.free_ports(launch)?)),
         }
     }
 
@@ -259,6 +276,10 @@ impl Inner {
         self.setting.cgroups.remove(instance);
         // What is left of it under that name is cleared away when an agent starts.
         remove_tree_io(&gone).ok();
+        if state.copies.values().all(|copy| copy.mark.address.is_none()) {
+            // The next instance makes it again, should it be left half there.
+            self.setting.networks.give_back().ok();
+        }
         Ok(())
     }
 }

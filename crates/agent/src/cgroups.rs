@@ -46,7 +46,7 @@ fn controller(limit: Limit) -> &'static str {
         Limit::Cpu => "cpu",
         Limit::Memory => "memory",
         Limit::Pids => "pids",
-        Limit::VolumeSize => "",
+        Limit::VolumeSize | Limit::Network | Limit::Tmp => "",
     }
 }
 
@@ -142,7 +142,9 @@ impl Controller {
             (Limit::Memory, Version::One) => write("memory.limit_in_bytes", value.to_string())?,
             (Limit::Memory, Version::Two) => write("memory.max", value.to_string())?,
             (Limit::Pids, _) => write("pids.max", value.to_string())?,
-            (Limit::VolumeSize, _) => return Err(io::ErrorKind::Unsupported.into()),
+            (Limit::VolumeSize | Limit::Network | Limit::Tmp, _) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
         }
         Ok(group)
     }

@@ -14,14 +14,15 @@ use plimsoll_model::health::Health;
 use plimsoll_model::id::InstanceId;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::world::{Blockage, Exit, Instance, Limit, Phase};
-use plimsoll_shim::{RUN, Run, read};
+use plimsoll_shim::SHARED;
 use tokio::sync::watch;
 
 use crate::agent::OnChange;
 use crate::cgroups::Cgroups;
+use crate::networks::Networks;
 use crate::place::{Counters, Intent, Mark, Place};
 use crate::render::{self, RenderError};
-use crate::runner::{self, Runner};
+use crate::runner::{self, Runner, Surroundings};
 use crate::{probe, runner::Latest};
 
 /// The first pause before a program that ended is started again; it doubles up to the longest.
@@ -114,6 +115,7 @@ pub(crate) struct Keeper {
     pub(crate) shim: Arc<[String]>,
     pub(crate) on_change: OnChange,
     cgroups: Arc<Cgroups>,
+    networks: Arc<Networks>,
     sight: Sight,
     intent: watch::Receiver<Intent>,
     /// Ends in a row that came soon.
@@ -126,6 +128,7 @@ pub(crate) struct Setting {
     pub(crate) shim: Arc<[String]>,
     pub(crate) on_change: OnChange,
     pub(crate) cgroups: Arc<Cgroups>,
+    pub(crate) networks: Arc<Networks>,
 }
 
 impl Keeper {
@@ -146,6 +149,7 @@ impl Keeper {
             shim: setting.shim.clone(),
             on_change: setting.on_change.clone(),
             cgroups: setting.cgroups.clone(),
+            networks: setting.networks.clone(),
             sight: sight.clone(),
             intent,
             failures: 0,
@@ -218,7 +222,6 @@ impl Keeper {
             },
         };
         let began = Instant::now();
-        let run: Run = read(self.place.path(), RUN)?.ok_or(io::ErrorKind::InvalidData)?;
         // A receiver of its own, so that the change is still news to whoever asks next.
         let mut intent = self.intent.clone();
         tokio::select! {
@@ -226,7 +229,7 @@ impl Keeper {
             // What runs goes on running: the next intent, or the next agent, finds it.
             changed = intent.changed() => return changed.map_err(io::Error::other),
             () = runner.ended() => {}
-            () = self.probe(&run) => {
+            () = self.probe() => {
                 runner::ask_to_stop(&self.place, self.mark.launch.grace).ok();
                 let limit = Duration::from_millis(self.mark.launch.grace.millis) + OVERRULED;
                 tokio::time::timeout(limit, runner.ended()).await.ok();
@@ -251,8 +254,9 @@ impl Keeper {
         let started = if let Some(blockage) = blocked {
             Err(blockage)
         } else {
-            let groups = self.limit();
-            runner::start(&self.place, &self.shim, groups).map_err(|error| blockage(&error))
+            self.surroundings().and_then(|around| {
+                runner::start(&self.place, &self.shim, around).map_err(|error| blockage(&error))
+            })
         };
         let runner = match started {
             Ok(runner) => runner,
@@ -271,12 +275,33 @@ impl Keeper {
         Ok(Some(runner))
     }
 
+    /// What the next run is kept within.
+    fn surroundings(&self) -> Result<Surroundings, Blockage> {
+        let network = self.mark.address.map(|address| {
+            let ports = self.mark.ports.values().copied().collect();
+            self.networks.of(address, ports).map_err(|_| Blockage::Network)
+        });
+        Ok(Surroundings { groups: self.limit(), network: network.transpose()?, tmp: self.own_tmp() })
+    }
+
+    /// What takes the place of `/tmp`: nothing without root, nor where `/tmp` holds the node's own directory.
+    fn own_tmp(&self) -> Option<PathBuf> {
+        let hides_us = SHARED.iter().any(|shared| self.place.path().starts_with(shared));
+        (self.mark.user.is_some() && !hides_us).then(|| self.place.tmp())
+    }
+
     /// Makes the instance's groups, anew for each run: a reboot forgets them. Notes what cannot be enforced.
     fn limit(&self) -> Vec<PathBuf> {
         let limited = self.cgroups.limit(&self.instance, &self.mark.launch.resources);
         let mut unenforced = limited.unenforced;
         if self.mark.launch.volumes.values().any(|volume| volume.size.is_some()) {
             unenforced.push(Limit::VolumeSize);
+        }
+        if self.mark.address.is_none() {
+            unenforced.push(Limit::Network);
+        }
+        if self.own_tmp().is_none() {
+            unenforced.push(Limit::Tmp);
         }
         self.sight.lock().unenforced = unenforced;
         limited.groups
@@ -294,17 +319,20 @@ impl Keeper {
     }
 
     /// Follows the program's health; returns when it has to be started again.
-    async fn probe(&self, run: &Run) {
+    async fn probe(&self) {
         self.enter(Phase::Unready { since: Span::ZERO });
         let Some(health) = &self.mark.launch.health else {
             self.enter(Phase::Ready { since: Span::ZERO });
             return std::future::pending().await;
         };
+        let endpoints = self.mark.endpoints();
+        let mut beside = self.shim.to_vec();
+        beside.extend([self.place.path().display().to_string(), "--".into()]);
         let began = Instant::now();
         let every = Duration::from_millis(health.every.millis);
         let (mut failures, mut pause) = (0, PROBE_FIRST);
         loop {
-            let result = probe::once(health, &self.mark.endpoints(), run).await;
+            let result = probe::once(health, &endpoints, &beside).await;
             let is_ready = matches!(self.sight.lock().phase, Phase::Ready { .. });
             match result {
                 Ok(()) => {

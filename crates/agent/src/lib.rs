@@ -7,7 +7,7 @@
 //!
 //! The way through the crate: `agent` (the driver port), `ledger` (which plan to follow, on disk), `place` (an
 //! instance's directory), `render` (from a launch to files and a command line), `keeper` (one instance's life),
-//! `runner` (its supervisor), `cgroups`, `probe`, `users` (whose processes they are).
+//! `runner` (its supervisor), `cgroups`, `networks`, `probe`, `users` (whose processes they are).
 //!
 //! Deliberately absent: decisions about how many copies there are, where traffic goes, and when something is
 //! replaced. Those are the plan's.
@@ -16,6 +16,7 @@ mod agent;
 mod cgroups;
 mod keeper;
 mod ledger;
+mod networks;
 mod place;
 mod probe;
 mod render;

@@ -44,8 +44,11 @@ pub(crate) struct Mark {
     pub(crate) slot: Slot,
     pub(crate) revision: ComponentHash,
     pub(crate) bindings: BindingsHash,
-    /// The ports that the program was given, on the loopback address.
+    /// The ports that the program was given: the declared ones, where it has a network of its own.
     pub(crate) ports: BTreeMap<PartName, u16>,
+    /// Where it is reached, in a network of its own; otherwise it shares the node's loopback address.
+    #[serde(default)]
+    pub(crate) address: Option<Ipv4Addr>,
     pub(crate) user: Option<u32>,
     pub(crate) launch: Launch,
 }
@@ -61,7 +64,8 @@ impl Mark {
     }
 
     pub(crate) fn endpoints(&self) -> BTreeMap<PartName, SocketAddr> {
-        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let ip = self.address.unwrap_or(Ipv4Addr::LOCALHOST);
+        let at = |port| SocketAddr::from((ip, port));
         self.ports.iter().map(|(name, port)| (name.clone(), at(*port))).collect()
     }
 }

@@ -11,7 +11,6 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use plimsoll_model::health::{ExecProbe, Health, HttpProbe, Probe};
 use plimsoll_model::id::PartName;
-use plimsoll_shim::Run;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -22,11 +21,12 @@ const LARGEST: usize = 64 << 10;
 /// Bytes of a complaint that are kept.
 const LONGEST: usize = 400;
 
-/// Probes once. The error says what was seen instead, cut to a few lines.
+/// Probes once. The command line `beside` runs what is added to it where the program runs. The error says what was
+/// seen instead, cut to a few lines.
 pub(crate) async fn once(
     health: &Health,
     endpoints: &BTreeMap<PartName, SocketAddr>,
-    run: &Run,
+    beside: &[String],
 ) -> Result<(), String> {
     let at = |port: &PartName| endpoints.get(port).copied().ok_or_else(|| format!("it has no port {port}"));
     let probe = async {
@@ -34,7 +34,7 @@ pub(crate) async fn once(
             None => Ok(()),
             Some(Probe::Http(probe)) => http(probe, at(&probe.port)?).await,
             Some(Probe::Tcp(probe)) => tcp(at(&probe.port)?).await,
-            Some(Probe::Exec(probe)) => exec(probe, run).await,
+            Some(Probe::Exec(probe)) => exec(probe, beside).await,
         }
     };
     let limit = Duration::from_millis(health.timeout.millis);
@@ -79,14 +79,12 @@ async fn http(probe: &HttpProbe, at: SocketAddr) -> Result<(), String> {
     }
 }
 
-async fn exec(probe: &ExecProbe, run: &Run) -> Result<(), String> {
-    let (name, arguments) = probe.command.split_first().ok_or_else(|| "it has no command".to_owned())?;
-    let mut command = Command::new(name);
-    command.args(arguments).env_clear().envs(&run.env).current_dir(&run.directory);
+async fn exec(probe: &ExecProbe, beside: &[String]) -> Result<(), String> {
+    let name = probe.command.first().ok_or_else(|| "it has no command".to_owned())?;
+    let (shim, arguments) = beside.split_first().ok_or_else(|| "there is no supervisor".to_owned())?;
+    let mut command = Command::new(shim);
+    command.args(arguments).args(&probe.command).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    if let Some(user) = run.user {
-        command.uid(user).gid(user);
-    }
     let output = command.output().await.map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
         return Ok(());

@@ -114,6 +114,8 @@ pub(crate) fn prepare(
         directory: directory.display().to_string(),
         groups: Vec::new(),
         user: *user,
+        network: None,
+        tmp: None,
     })
 }
 

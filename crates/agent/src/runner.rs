@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use plimsoll_model::quantity::Span;
 use plimsoll_model::world::Exit;
-use plimsoll_shim::{CONTROL, ENDED, Ended, LOCK, RUN, Run, STARTED, Started, boot_id, read, write_durably};
+use plimsoll_shim::{
+    CONTROL, ENDED, Ended, LOCK, Network, RUN, Run, STARTED, Started, boot_id, read, write_durably,
+};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -141,11 +143,18 @@ fn holders(lock: &Path) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
+/// What a run is kept within.
+pub(crate) struct Surroundings {
+    pub(crate) groups: Vec<PathBuf>,
+    pub(crate) network: Option<Network>,
+    pub(crate) tmp: Option<PathBuf>,
+}
+
 /// Starts the next run of an instance that does not run.
-pub(crate) fn start(place: &Place, shim: &[String], groups: Vec<PathBuf>) -> io::Result<Runner> {
+pub(crate) fn start(place: &Place, shim: &[String], around: Surroundings) -> io::Result<Runner> {
     let mut run: Run = read(place.path(), RUN)?.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     run.attempt = latest(place)?.attempt.max(run.attempt) + 1;
-    run.groups = groups;
+    Surroundings { groups: run.groups, network: run.network, tmp: run.tmp } = around;
     write_durably(place.path(), RUN, &run)?;
     let (program, arguments) =
         shim.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -88,6 +88,9 @@ enum Command {
     Shim {
         /// The instance's directory
         directory: std::path::PathBuf,
+        /// Become this command beside the program that runs there
+        #[arg(last = true)]
+        command: Vec<String>,
     },
 }
 
@@ -136,7 +139,10 @@ fn main() -> ExitCode {
         Command::Router { directory, installation, port } => {
             plimsoll_router::run(&directory, installation, port).map(|()| Ended::Done).map_err(Into::into)
         }
-        Command::Shim { directory } => match plimsoll_shim::supervise(&directory) {
+        Command::Shim { directory, command } if !command.is_empty() => {
+            Err(plimsoll_shim::exec(&directory, &command).into())
+        }
+        Command::Shim { directory, .. } => match plimsoll_shim::supervise(&directory) {
             Ok(()) => Ok(Ended::Done),
             Err(plimsoll_shim::ShimError::Locked) => return ExitCode::from(plimsoll_shim::LOCKED),
             Err(error) => Err(error.into()),

@@ -239,6 +239,9 @@ impl Reason {
             Self::Blocked { by: Blockage::Processes, target, .. } => {
                 format!("end some processes on {target}")
             }
+            Self::Blocked { by: Blockage::Network, target, .. } => {
+                format!("see the copy's log, and `ip link` and `nft list ruleset` on {target}")
+            }
             Self::Blocked { by: Blockage::Content, .. } => {
                 "apply the file again: plimsoll apply -f FILE".into()
             }

@@ -118,7 +118,7 @@ pub struct Instance {
     pub unenforced: Vec<Limit>,
 }
 
-/// Something that a declaration may limit.
+/// Something that a node may keep a copy within.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Limit {
@@ -130,6 +130,10 @@ pub enum Limit {
     Pids,
     /// The room of a volume.
     VolumeSize,
+    /// Its own network: it shares the node's.
+    Network,
+    /// Its own `/tmp`: it shares the node's.
+    Tmp,
 }
 
 impl fmt::Display for Limit {
@@ -139,6 +143,8 @@ impl fmt::Display for Limit {
             Self::Memory => "memory",
             Self::Pids => "pids",
             Self::VolumeSize => "volume size",
+            Self::Network => "own network",
+            Self::Tmp => "own /tmp",
         })
     }
 }
@@ -188,6 +194,8 @@ pub enum Blockage {
     Processes,
     /// The program's content has not reached the node.
     Content,
+    /// The node cannot set up the copy's network.
+    Network,
 }
 
 impl fmt::Display for Blockage {
@@ -196,6 +204,7 @@ impl fmt::Display for Blockage {
             Self::Disk => "its disk is full or read-only",
             Self::Processes => "it has no room for another process",
             Self::Content => "the program's content has not reached it",
+            Self::Network => "it cannot set up the copy's network",
         })
     }
 }

@@ -9,11 +9,15 @@
 //! Deliberately absent: async, threads, networking, and any knowledge of plans, probes or backoff.
 
 mod descendants;
+mod exec;
 mod log;
+mod namespaces;
 mod record;
 mod supervise;
 
+pub use exec::exec;
 pub use log::{LogLine, Stream, read_line};
+pub use namespaces::{Network, SHARED, tool};
 pub use record::{
     CONTROL, ENDED, Ended, LOCK, LOG, LOG_BEFORE, ProcessRef, RUN, Run, STARTED, Started, boot_id, read,
     write_durably,

@@ -11,6 +11,8 @@ use plimsoll_model::world::Exit;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::namespaces::Network;
+
 /// Held for as long as anything of the instance runs.
 pub const LOCK: &str = "lock";
 /// What to run.
@@ -43,6 +45,12 @@ pub struct Run {
     pub groups: Vec<std::path::PathBuf>,
     /// The user and group to run as, unless the supervisor's own.
     pub user: Option<u32>,
+    /// A network of its own.
+    #[serde(default)]
+    pub network: Option<Network>,
+    /// What it finds as `/tmp` and `/var/tmp`, unless those of the machine.
+    #[serde(default)]
+    pub tmp: Option<std::path::PathBuf>,
 }
 
 /// A process, told from any other that had or will have its number.

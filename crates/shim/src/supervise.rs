@@ -17,11 +17,11 @@ use rustix::process::{
 };
 use rustix::thread::set_no_new_privs;
 
-use crate::descendants;
 use crate::log::{Log, Stream};
 use crate::record::{
     CONTROL, ENDED, Ended, LOCK, ProcessRef, RUN, Run, STARTED, Started, boot_id, read, write_durably,
 };
+use crate::{descendants, namespaces};
 
 /// Exit code of a supervisor that found the instance running already.
 pub const LOCKED: u8 = 75;
@@ -73,8 +73,13 @@ pub fn supervise(directory: &Path) -> Result<(), ShimError> {
     let run: Run =
         read(directory, RUN).map_err(io_error("run.json cannot be read"))?.ok_or(ShimError::Nothing)?;
     let control = open_control(directory).map_err(io_error("the control pipe cannot be made"))?;
-    enter(&run).map_err(io_error("a control group cannot be entered"))?;
     let mut log = Log::open(directory);
+    if let Err(error) = enter(&run) {
+        // Nobody reads what this process says; people read the log.
+        log.take(Stream::Err, format!("plimsoll: it cannot be started: {error}\n").as_bytes());
+        log.finish();
+        return Err(io_error("its surroundings cannot be made")(error));
+    }
     let exit = match spawn(&run) {
         Ok(program) => watch(directory, program, &run, &control, &mut log)?,
         Err(error) => Exit::Exec(error.raw_os_error().unwrap_or(0)),
@@ -114,8 +119,16 @@ fn open_control(directory: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Enters the control groups, and with it whatever is started below.
+/// Enters the control groups, network and mounts, and with it whatever is started below.
 fn enter(run: &Run) -> io::Result<()> {
+    enter_groups(run)?;
+    if let Some(network) = &run.network {
+        namespaces::enter_network(network)?;
+    }
+    namespaces::enter_mounts(run.tmp.as_deref(), run.network.is_some())
+}
+
+pub(crate) fn enter_groups(run: &Run) -> io::Result<()> {
     for group in &run.groups {
         let mut procs = OpenOptions::new().write(true).open(group.join("cgroup.procs"))?;
         procs.write_all(std::process::id().to_string().as_bytes())?;
@@ -123,16 +136,20 @@ fn enter(run: &Run) -> io::Result<()> {
     Ok(())
 }
 
-fn spawn(run: &Run) -> io::Result<Child> {
-    let (name, arguments) =
-        run.argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+/// A command line as the program's user, in its directory and with its environment.
+pub(crate) fn command_of(argv: &[String], run: &Run) -> io::Result<Command> {
+    let (name, arguments) = argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut command = Command::new(name);
-    command.args(arguments).env_clear().envs(&run.env).current_dir(&run.directory).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments).env_clear().envs(&run.env).current_dir(&run.directory);
     if let Some(user) = run.user {
         command.uid(user).gid(user);
     }
-    command.spawn()
+    Ok(command)
+}
+
+fn spawn(run: &Run) -> io::Result<Child> {
+    let mut command = command_of(&run.argv, run)?;
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 
 fn watch(

@@ -42,9 +42,7 @@ fn config(directory: &Path) -> Config {
 
 impl Node {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        // Instances run as other users, who must reach their own directories.
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let directory = scratch();
         Self { agent: Agent::open(config(directory.path())).unwrap(), directory }
     }
 
@@ -73,7 +71,25 @@ impl Drop for Node {
         for pid in processes_in(self.directory.path()) {
             signal(pid, rustix::process::Signal::KILL);
         }
+        take_network_down(&node);
     }
+}
+
+/// A directory that other users may pass through, and not below `/tmp`: instances have one of their own.
+pub(crate) fn scratch() -> TempDir {
+    let is_root = rustix::process::geteuid().is_root();
+    let above = if is_root { "/var/lib".into() } else { std::env::temp_dir() };
+    let directory = tempfile::Builder::new().prefix("plimsoll-test-").tempdir_in(above).unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+/// Removes the bridge of a node that was not asked to remove its instances.
+pub(crate) fn take_network_down(node: &Path) {
+    let Ok(Some(network)) = plimsoll_shim::read::<serde_json::Value>(node, "network.json") else { return };
+    let bridge = format!("plim{}", network["number"]);
+    plimsoll_shim::tool(&["ip", "link", "del", &bridge], "").unwrap();
+    plimsoll_shim::tool(&["nft", "delete", "table", "ip", &bridge], "").unwrap();
 }
 
 /// Processes that have anything below a directory open.
@@ -350,4 +366,85 @@ async fn readiness_follows_the_probe_and_a_dead_program_is_started_again() {
     assert!(seen.probe.is_some_and(|said| said.contains("test")), "what the probe saw is known");
     let seen = node.until("a", "ready again", |it| it.restarts == 1 && it.is_ready()).await;
     assert_eq!((seen.unready_count, seen.last_exit), (1, Some(Exit::Signal(15))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_has_a_network_of_its_own_and_a_way_out() {
+    let node = Node::new();
+    if !rustix::process::geteuid().is_root() {
+        node.create("a", launch(&["sleep", "1000"])).await;
+        let seen = node.until("a", "ready", Instance::is_ready).await;
+        assert!(
+            seen.unenforced.contains(&Limit::Network) && seen.unenforced.contains(&Limit::Tmp),
+            "{seen:?}"
+        );
+        return;
+    }
+    // Another machine that knows the way to this one, and none to its instances.
+    let other = Other::new();
+    let script = "import http.server, os, socket\n\
+         own = socket.create_connection(('10.210.77.2', 80), 5).recv(100).decode()\n\
+         open('/tmp/seen', 'w').write(own)\n\
+         http.server.HTTPServer(('127.0.0.1', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()\n";
+    for name in ["a", "b"] {
+        let mut launch = launch(&["python3", "{file}"]);
+        launch.content = Some(Content::Inline { name: "main.py".into(), text: script.into() });
+        launch.ports.insert("http".parse().unwrap(), 8080);
+        let health = serde_json::json!({"http": {"port": "http", "path": "/"}, "every": "50ms"});
+        launch.health = serde_json::from_value(health).unwrap();
+        node.create(name, launch).await;
+    }
+    for name in ["a", "b"] {
+        let seen = node.until(name, "ready", Instance::is_ready).await;
+        assert!(seen.unenforced.is_empty(), "{seen:?}");
+        assert_eq!(seen.endpoints.values().next().unwrap().port(), 8080, "the declared port, in both copies");
+        let peer = std::fs::read_to_string(node.instance_file(name, "tmp/seen")).unwrap();
+        assert_eq!(peer, "10.210.77.1", "it goes out with this machine's address");
+    }
+    drop(other);
+}
+
+/// Another machine: a network beside ours in which one server tells whoever connects where they come from.
+struct Other {
+    server: std::process::Child,
+}
+
+impl Other {
+    fn new() -> Self {
+        let server = std::process::Command::new("unshare")
+            .args(["--net", "python3", "-c"])
+            .arg(
+                "import socket, sys\n\
+                 sys.stdin.readline()\n\
+                 server = socket.create_server(('10.210.77.2', 80))\n\
+                 while True:\n  peer, address = server.accept()\n  peer.sendall(address[0].encode())\n  peer.close()\n",
+            )
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut other = Self { server };
+        let pid = other.server.id().to_string();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let give_up = Instant::now() + PATIENCE;
+        while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == own {
+            assert!(Instant::now() < give_up, "the other machine has no network of its own");
+            std::thread::yield_now();
+        }
+        let here = format!(
+            "link add beside-test type veth peer name eth0 netns {pid}\n\
+             addr add 10.210.77.1/24 dev beside-test\nlink set beside-test up\n"
+        );
+        plimsoll_shim::tool(&["ip", "-batch", "-"], &here).unwrap();
+        let there = "addr add 10.210.77.2/24 dev eth0\nlink set eth0 up\n";
+        plimsoll_shim::tool(&["nsenter", "-t", &pid, "-n", "ip", "-batch", "-"], there).unwrap();
+        std::io::Write::write_all(other.server.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        other
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+    }
 }

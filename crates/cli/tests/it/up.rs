@@ -1,7 +1,6 @@
 //! `up` and the commands beside it, as a person would use them.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -26,9 +25,7 @@ struct Up {
 
 impl Shop {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        // Instances run as other users, who must reach their own directories.
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let directory = super::agent::scratch();
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop");
         for file in ["app.yaml", "store.py", "api.py", "web.py"] {
             std::fs::copy(example.join(file), directory.path().join(file)).unwrap();
@@ -100,6 +97,23 @@ impl Shop {
         answer.body_mut().read_to_string()
     }
 
+    /// Where the API and each copy listen, as `HOST/PORT`.
+    fn doors(&self) -> Vec<String> {
+        let read = |path: &Path| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+        };
+        let api = read(&self.data().join("api.json"));
+        let api: std::net::SocketAddr = api["address"].as_str().unwrap().parse().unwrap();
+        let number = &read(&self.data().join("node/network.json"))["number"];
+        let node = format!("10.209.{}.1", number.as_u64().unwrap() * 4);
+        let mut doors = vec![format!("{}/{}", api.ip(), api.port()), format!("{node}/{}", api.port())];
+        for entry in std::fs::read_dir(self.data().join("node/instances")).unwrap().flatten() {
+            let mark = read(&entry.path().join("mark.json"));
+            doors.push(format!("{}/{}", mark["address"].as_str().unwrap(), mark["ports"]["http"]));
+        }
+        doors
+    }
+
     /// The program of every running copy.
     fn programs(&self) -> Vec<(String, i64)> {
         let mut found = Vec::new();
@@ -120,6 +134,7 @@ impl Drop for Shop {
         for pid in super::agent::processes_in(self.directory.path()) {
             super::agent::signal(pid, Signal::KILL);
         }
+        super::agent::take_network_down(&self.data().join("node"));
     }
 }
 
@@ -298,10 +313,18 @@ fn a_program_reaches_nothing_that_is_not_its_own() {
         return;
     }
     let shop = Shop::new();
+    let up = shop.up(&[]);
+    up.until_said("settled");
     let data = shop.data().display().to_string();
+    let doors = shop.doors();
+    assert!(doors.len() >= 8, "the API, as the node and as this machine, and six copies: {doors:?}");
+    let doors = doors.join(" ");
+    let status: serde_json::Value =
+        serde_json::from_str(&shop.must(&["get", "apps", "shop", "-o", "json"])).unwrap();
+    let address = status[0]["status"]["memory"]["store"]["address"].as_str().unwrap();
     let thief = format!(
         "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: thief}}\nspec:\n  components:\n    thief:\n      \
-         program: {{file: thief.sh, runtime: bash}}\n      env: {{DATA: {data}}}\n      update: {{soak: 0s}}\n"
+         program: {{file: thief.sh, runtime: bash}}\n      env: {{DATA: {data}, DOORS: {doors}, OWN_DOOR: {address}/7000}}\n      update: {{soak: 0s}}\n"
     );
     std::fs::write(shop.directory.path().join("thief.yaml"), thief).unwrap();
     let script = r#"
@@ -316,16 +339,25 @@ cat "/proc/$PPID/environ" > /dev/null 2>&1 && echo "GOT its supervisor's environ
 kill -0 "$PPID" 2> /dev/null && echo "GOT to signal its supervisor"
 kill -0 "$(cat "$DATA/lock" 2> /dev/null || echo 1)" 2> /dev/null && echo "GOT to signal the server"
 env | grep -q -i token && echo "GOT a token"
+touch /tmp/thief-was-here /var/tmp/thief-was-here
+for at in $DOORS; do ( (echo > "/dev/tcp/$at") 2> /dev/null && echo "GOT a connection to $at") & done
+wait
+(echo > "/dev/tcp/$OWN_DOOR") 2> /dev/null && echo "a service may be reached"
 echo done
 exec sleep 1000
 "#;
     std::fs::write(shop.directory.path().join("thief.sh"), script).unwrap();
-    let up = shop.up(&[]);
-    up.until_said("settled");
     shop.must(&["apply", "-f", "thief.yaml", "--wait"]);
     until("the end of the attempts", || shop.must(&["logs", "thief"]), |said| said.contains("done"));
     let said = shop.must(&["logs", "thief"]);
     assert!(!said.contains("GOT"), "{said}");
+    assert!(
+        said.contains("a service may be reached"),
+        "the doors were tried by something that opens doors: {said}"
+    );
+    for shared in ["/tmp", "/var/tmp"] {
+        assert!(!Path::new(shared).join("thief-was-here").exists(), "{shared} is its own");
+    }
     shop.must(&["delete", "thief"]);
     up.interrupt();
 }
