@@ -311,7 +311,7 @@ impl Keeper {
     fn place_content(&self) -> Option<Blockage> {
         match render::place_content(&self.place, &self.mark, &self.content) {
             Ok(true) => None,
-            Ok(false) | Err(RenderError::Tree | RenderError::Outside(_) | RenderError::NoSecret(_)) => {
+            Ok(false) | Err(RenderError::Listing(_) | RenderError::Outside(_) | RenderError::NoSecret(_)) => {
                 Some(Blockage::Content)
             }
             Err(RenderError::Disk(error)) => Some(blockage(&error)),

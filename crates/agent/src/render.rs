@@ -1,11 +1,14 @@
 //! From a launch to what lies in the instance's directory: files, relation data, and the command line.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use plimsoll_driver::SecretValues;
-use plimsoll_model::revision::Content;
+use plimsoll_model::id::Digest;
+use plimsoll_model::revision::{Content, Listing};
 use plimsoll_model::step::{Fragment, Launch, Rendered};
 use plimsoll_shim::Run;
 
@@ -21,8 +24,8 @@ pub(crate) enum RenderError {
     NoSecret(String),
     #[error("{0} leads out of the instance's directory")]
     Outside(String),
-    #[error("a program in a directory tree is not supported by this agent")]
-    Tree,
+    #[error("the listing of the program's directory cannot be read: {0}")]
+    Listing(#[from] serde_json::Error),
     #[error(transparent)]
     Disk(#[from] io::Error),
 }
@@ -125,8 +128,10 @@ fn argv(launch: &Launch, home: &Place) -> Result<Vec<String>, RenderError> {
         Some(Content::File { name, .. } | Content::Inline { name, .. }) => {
             Some(below(&home.work(), name)?.display().to_string())
         }
-        Some(Content::Tree { .. }) => return Err(RenderError::Tree),
-        None => None,
+        Some(Content::Tree { entry: Some(entry), .. }) => {
+            Some(below(&home.work(), entry)?.display().to_string())
+        }
+        Some(Content::Tree { entry: None, .. }) | None => None,
     };
     let fill = |part: &String| match &file {
         Some(file) => part.replace("{file}", file),
@@ -164,19 +169,48 @@ fn environment(
 }
 
 /// Puts the program's content in its place; false if it has not reached this node.
+///
+/// Declared files win over it, and what lies where a volume is to be is hidden by the volume: that directory is the
+/// program's own already, and nothing of ours is written there.
 pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Result<bool, RenderError> {
-    let (name, bytes) = match &mark.launch.content {
-        None => return Ok(true),
-        Some(Content::Inline { name, text }) => (name, text.clone().into_bytes()),
-        Some(Content::File { name, digest }) => match std::fs::read(content.join(digest.to_string())) {
-            Ok(bytes) => (name, bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error.into()),
-        },
-        Some(Content::Tree { .. }) => return Err(RenderError::Tree),
-    };
-    if !below(&place.work(), name)?.exists() {
-        write(&place.work(), name, &bytes, mark.user)?;
+    let mut files = BTreeMap::new();
+    match &mark.launch.content {
+        None => {}
+        Some(Content::Inline { name, text }) => {
+            files.insert(name.clone(), (text.clone().into_bytes(), false));
+        }
+        Some(Content::File { name, digest }) => {
+            let Some(bytes) = fetch(content, *digest)? else { return Ok(false) };
+            files.insert(name.clone(), (bytes, false));
+        }
+        Some(Content::Tree { digest, .. }) => {
+            let Some(listing) = fetch(content, *digest)? else { return Ok(false) };
+            for (path, file) in serde_json::from_slice::<Listing>(&listing)?.files {
+                let Some(bytes) = fetch(content, file.digest)? else { return Ok(false) };
+                files.insert(path, (bytes, file.executable));
+            }
+        }
+    }
+    let work = place.work();
+    let volumes = mark.launch.volumes.values().map(|mount| below(&work, &mount.path));
+    let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
+    for (path, (bytes, executable)) in files {
+        let file = below(&work, &path)?;
+        if volumes.iter().any(|volume| file.starts_with(volume)) || file.exists() {
+            continue;
+        }
+        write(&work, &path, &bytes, mark.user)?;
+        if executable {
+            std::fs::set_permissions(&file, Permissions::from_mode(0o755))?;
+        }
     }
     Ok(true)
+}
+
+fn fetch(content: &Path, digest: Digest) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::read(content.join(digest.to_string())) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }

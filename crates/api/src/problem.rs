@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use plimsoll_server::ApplyError;
+use plimsoll_model::id::PathHash;
+use plimsoll_server::{ApplyError, OtherPlan};
 use plimsoll_store::StoreError;
 use serde::Serialize;
 
@@ -29,6 +30,20 @@ impl Problem {
 
     pub(crate) fn bad(detail: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad request", detail.to_string())
+    }
+
+    /// The documents would not do what was reviewed.
+    pub(crate) fn other_plan(reviewed: PathHash, OtherPlan { now, differences }: OtherPlan) -> Self {
+        let detail = match &differences {
+            Some(_) => format!("it would now do {now}, not {reviewed}: look at the plan again"),
+            None => {
+                format!("it would do {now}, and nobody was shown {reviewed} lately: look at the plan again")
+            }
+        };
+        let errors = differences.into_iter().flatten();
+        let errors = errors.map(|(app, it)| serde_json::json!({"message": format!("app {app}: {it}")}));
+        let problem = Self::new(StatusCode::CONFLICT, "the plan has changed", detail);
+        Self { errors: errors.collect(), ..problem }
     }
 
     pub(crate) fn refused(errors: Vec<serde_json::Value>) -> Self {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use plimsoll_manifest::Document;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, PathHash, ProjectName};
@@ -60,10 +59,8 @@ pub(crate) async fn apply(
 ) -> Result<Json<Value>, Problem> {
     let documents = documents(&body)?;
     if let Some(reviewed) = path {
-        let now = plimsoll_server::identity(&plimsoll_server::plan(&server, &documents, &project).await?);
-        if now != reviewed {
-            let detail = format!("it would now do {now}, not {reviewed}: look at the plan again");
-            return Err(Problem::new(StatusCode::CONFLICT, "the plan has changed", detail));
+        if let Some(other) = plimsoll_server::review(&server, &documents, &project, reviewed).await? {
+            return Err(Problem::other_plan(reviewed, other));
         }
     }
     let applied = plimsoll_server::apply(&server, &documents, &project).await?;

@@ -191,6 +191,11 @@ impl Describe {
         let app = client.app(&self.of.place.app(&self.of.app))?;
         println!("app {}  {}", app.meta.key, state(&app));
         let Some(status) = app.status.as_ref().map(|it| &it.value) else { return Ok(Ended::Done) };
+        if !app.meta.labels.is_empty() {
+            let labels: Vec<String> =
+                app.meta.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            println!("labels {}", labels.join(" "));
+        }
         if let (Some(plan), Some(revision)) = (status.plan, status.revision) {
             println!("revision {revision}, plan {} ({})", plan.no, plan.hash.short());
         }
@@ -288,7 +293,8 @@ fn event(plural: &str, spec: Value) -> anyhow::Result<String> {
                 _ => step.action.verb().to_owned(),
             };
             let steps: Vec<String> = plan.steps.iter().map(step).collect();
-            format!("plan {}: {}", plan.no, steps.join(", "))
+            let deviation = plan.deviation.map(|it| format!(" ({it})")).unwrap_or_default();
+            format!("plan {}{deviation}: {}", plan.no, steps.join(", "))
         }
         AppRevisions::PLURAL => {
             let revision: AppRevision = serde_json::from_value(spec)?;

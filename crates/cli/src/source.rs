@@ -1,14 +1,24 @@
 //! What people hand over: a file of declarations and the program files it names.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use ignore::WalkBuilder;
 use plimsoll_model::AppSpec;
 use plimsoll_model::id::Digest;
+use plimsoll_model::revision::{ListedFile, Listing};
 
 /// The largest program file that is read, in bytes.
 const LARGEST_PROGRAM: u64 = 64 << 20;
+
+/// The most files of a program's directory.
+const MOST_FILES: usize = 10_000;
+
+/// Names what stays behind of a program's directory.
+const IGNORED: &str = ".plimsollignore";
 
 /// A file of declarations.
 pub(crate) struct Source {
@@ -44,13 +54,73 @@ impl Source {
             self.base.canonicalize().with_context(|| format!("{} cannot be read", self.base.display()))?;
         for (name, component) in &mut spec.components {
             let Some(program) = &mut component.program else { continue };
-            let (Some(file), None) = (&program.file, program.digest) else { continue };
-            let bytes = read_program(&self.base.join(file), &root)
-                .with_context(|| format!("{}: component {name}: program {file}", self.name))?;
-            program.digest = Some(keep(&bytes)?);
+            if program.digest.is_some() {
+                continue;
+            }
+            let place = |path| format!("{}: component {name}: program {path}", self.name);
+            if let Some(file) = &program.file {
+                let bytes = read_program(&self.base.join(file), &root).with_context(|| place(file))?;
+                program.digest = Some(keep(&bytes)?);
+            } else if let Some(directory) = &program.directory {
+                let entry = program.entry.as_deref();
+                let digest = keep_tree(&self.base.join(directory), &root, entry, &keep);
+                program.digest = Some(digest.with_context(|| place(directory))?);
+            }
         }
         Ok(())
     }
+}
+
+/// Hands over every file of a tree, then its listing. What `.plimsollignore` names (as `.gitignore` does) and `.git`
+/// stay behind.
+fn keep_tree(
+    directory: &Path,
+    root: &Path,
+    entry: Option<&str>,
+    keep: &impl Fn(&[u8]) -> anyhow::Result<Digest>,
+) -> anyhow::Result<Digest> {
+    let real = directory.canonicalize().context("it cannot be read")?;
+    if !real.starts_with(root) {
+        bail!("it leads out of {} by a link", root.display());
+    }
+    if !real.is_dir() {
+        bail!("it is no directory: give `file:` instead");
+    }
+    let mut walk = WalkBuilder::new(&real);
+    walk.standard_filters(false).add_custom_ignore_filename(IGNORED);
+    walk.filter_entry(|entry| entry.file_name() != ".git");
+    let (mut files, mut size) = (BTreeMap::new(), 0);
+    for found in walk.build() {
+        let found = found.context("it cannot be read")?;
+        let path = found.path().strip_prefix(&real).unwrap_or(found.path());
+        let name = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+        let real_file = found.path().canonicalize().with_context(|| format!("{name} cannot be read"))?;
+        if real_file.is_dir() && found.path_is_symlink() {
+            bail!("{name} is a link to a directory; name what it leads to instead");
+        }
+        if real_file.is_dir() || name == IGNORED {
+            continue;
+        }
+        let metadata = real_file.metadata().with_context(|| format!("{name} cannot be read"))?;
+        if !metadata.is_file() {
+            bail!("{name} is neither a file nor a directory");
+        }
+        size += metadata.len();
+        if size > LARGEST_PROGRAM || files.len() == MOST_FILES {
+            bail!(
+                "it holds more than {LARGEST_PROGRAM} bytes or {MOST_FILES} files; name what the program does not need in {IGNORED}"
+            );
+        }
+        let bytes = read_program(&real_file, root).with_context(|| name.to_owned())?;
+        let executable = metadata.permissions().mode() & 0o100 != 0;
+        files.insert(name.to_owned(), ListedFile { digest: keep(&bytes)?, executable });
+    }
+    if let Some(entry) = entry
+        && !files.contains_key(entry.trim_start_matches("./"))
+    {
+        bail!("it holds no {entry}, which is its `entry`");
+    }
+    keep(&serde_json::to_vec(&Listing { files })?)
 }
 
 fn read_program(path: &Path, root: &Path) -> anyhow::Result<Vec<u8>> {

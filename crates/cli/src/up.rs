@@ -118,24 +118,15 @@ pub(crate) fn apply(
             source.add_digests(&mut app.spec, |bytes| client.upload(bytes))?;
         }
     }
-    let show = || {
-        talk(crate::plan::text(&client.plan(&documents, &place.project)?).trim_end());
-        anyhow::Ok(())
-    };
     let reviewed = match review {
         Review::Silent => None,
         Review::Show => {
-            show()?;
+            talk(crate::plan::text(&client.plan(&documents, &place.project)?).trim_end());
             None
         }
         Review::Only(hash) => Some(hash),
     };
-    let applied = client.apply(&documents, &place.project, reviewed);
-    if applied.is_err() && reviewed.is_some() {
-        // What it would do now is what there is to review again.
-        show()?;
-    }
-    let applied = applied?;
+    let applied = client.apply(&documents, &place.project, reviewed)?;
     for it in &applied {
         talk(&format!("{} {} {}", it.kind.to_lowercase(), it.name, it.change));
     }

@@ -237,7 +237,8 @@ fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     };
     let wanted =
         wanted.ok_or_else(|| anyhow!("app {} has no such revision; it has {}", of.app, known.join(", ")))?;
-    let metadata = Metadata { name: of.app.clone(), project: None, labels: BTreeMap::new() };
+    let labels = client.app(&of.place.app(&of.app))?.meta.labels;
+    let metadata = Metadata { name: of.app.clone(), project: None, labels };
     let spec = wanted.declaration.clone();
     let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
     client.apply(&[document], &of.place.project, None)?;

@@ -56,7 +56,7 @@ pub enum Content {
     },
     /// A directory tree.
     Tree {
-        /// SHA-256 of the tree's listing (path, mode and digest of each file, sorted by path).
+        /// SHA-256 of the tree's [`Listing`].
         digest: Digest,
         /// The file that `{file}` stands for.
         entry: Option<String>,
@@ -68,6 +68,25 @@ pub enum Content {
         /// The text.
         text: String,
     },
+}
+
+/// What a directory tree holds. It is content itself, as JSON: a tree is known by the digest of that text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listing {
+    /// Files by path, relative to the tree and with `/` between its parts.
+    pub files: BTreeMap<String, ListedFile>,
+}
+
+/// A file of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListedFile {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Whether its owner may execute it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
 }
 
 impl Content {

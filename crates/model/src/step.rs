@@ -40,7 +40,36 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Why it leaves the announced Path, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deviation: Option<String>,
+    pub deviation: Option<Deviation>,
+}
+
+/// What moved the world away from the Path that was announced, on which all goes as hoped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Deviation {
+    /// A revision failed its gate, and the last good one replaces it.
+    RolledBack {
+        /// Whose.
+        component: ComponentName,
+    },
+    /// A copy that should be there was not.
+    Healed {
+        /// Whose.
+        component: ComponentName,
+        /// Which.
+        slot: Slot,
+    },
+}
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RolledBack { component } => write!(f, "{component} failed its gate and is rolled back"),
+            Self::Healed { component, slot } => {
+                write!(f, "{component}/{} was gone or ending and is started again", slot.0)
+            }
+        }
+    }
 }
 
 impl Plan {

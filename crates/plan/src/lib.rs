@@ -19,6 +19,7 @@ mod address;
 mod bindings;
 pub mod decide;
 pub mod input;
+pub mod outline;
 pub mod path;
 mod planner;
 mod replace;
@@ -31,4 +32,5 @@ mod waits;
 
 pub use decide::{Course, Decision, decide};
 pub use input::{Context, EndpointView, Input, SecretView};
+pub use outline::{Difference, Outline};
 pub use path::{Path, empty_world, path};

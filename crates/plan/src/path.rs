@@ -4,12 +4,10 @@
 //! end when asked, and time passes as far as the planner asks for. What `plimsoll plan` prints and what `apply`
 //! follows is therefore the same code.
 
-use std::collections::BTreeSet;
-
-use plimsoll_model::id::{ComponentName, Digest, Effects, PathHash, PlanNo, RevisionNo, Slot};
+use plimsoll_model::id::{Effects, PathHash, PlanNo, RevisionNo};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::status::PlanRef;
-use plimsoll_model::step::{Action, Cause, Plan, Scope, Step};
+use plimsoll_model::step::{Action, Plan, Scope, Step};
 use plimsoll_model::wait::Wait;
 use plimsoll_model::world::{
     Instance, Member, MemberState, NodeTime, NodeView, Phase, Presence, RouterView, TargetView, World,
@@ -18,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::{Course, decide};
 use crate::input::Input;
+use crate::outline::Outline;
 
 /// More plans than any rollout of a declaration within its limits needs.
 const MOST_PLANS: usize = 20_000;
@@ -33,15 +32,8 @@ pub struct Path {
     pub revision: Option<RevisionNo>,
     /// Identity of the change it makes.
     pub hash: PathHash,
-}
-
-/// A step without ids, ports and times: what two runs of the same change have in common.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Normal<'a> {
-    component: Option<&'a ComponentName>,
-    slot: Option<Slot>,
-    verb: &'static str,
-    cause: Cause,
+    /// What that identity is made of.
+    pub outline: Outline,
 }
 
 /// Runs the planner in a modelled world until nothing changes any more.
@@ -79,37 +71,8 @@ pub fn path(input: &Input) -> Path {
             },
         }
     }
-    let hash = hash(input, revision, &plans);
-    Path { plans, waits, revision, hash }
-}
-
-/// Identity of a change: the declaration, where it comes from and leads to, the versions of what it is given,
-/// and its steps in normal form. Steps that only heal are not part of it.
-fn hash(input: &Input, to: Option<RevisionNo>, plans: &[Plan]) -> PathHash {
-    let secrets: Vec<_> = input.context.secrets.iter().map(|(name, it)| (name, it.version)).collect();
-    let changing = |step: &&Step| !matches!(step.cause, Cause::Heal | Cause::Routing);
-    let steps: BTreeSet<Normal<'_>> =
-        plans.iter().flat_map(|plan| &plan.steps).filter(changing).map(normal).collect();
-    let bindings: BTreeSet<_> = plans
-        .iter()
-        .flat_map(|plan| &plan.steps)
-        .filter(changing)
-        .filter_map(|step| match &step.action {
-            Action::Create { revision, bindings, .. } => Some((&step.component, revision, bindings)),
-            _ => None,
-        })
-        .collect();
-    let from = input.status.revision;
-    PathHash(Digest::of_json(&(input.generation, from, to, secrets, bindings, steps)))
-}
-
-fn normal(step: &Step) -> Normal<'_> {
-    Normal {
-        component: step.component.as_ref(),
-        slot: step.slot,
-        verb: step.action.verb(),
-        cause: step.cause,
-    }
+    let outline = Outline::of(input, revision, &plans);
+    Path { plans, waits, revision, hash: outline.hash(), outline }
 }
 
 /// Lets time pass: what is ready has been ready for longer, what drains is done.

@@ -9,7 +9,7 @@ use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::{ComponentRevision, RejectionRecord};
 use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected};
-use plimsoll_model::step::{Action, Cause, Plan, Scope, Step, Table};
+use plimsoll_model::step::{Action, Cause, Deviation, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::{Presence, RouterView, ServiceIp};
@@ -574,7 +574,18 @@ fn course(input: &Input, revision: RevisionNo, steps: Vec<Step>) -> Course {
         generation: input.generation,
         revision,
         seen: seen.collect(),
+        deviation: deviation(&steps),
         steps,
-        deviation: None,
     }))
+}
+
+/// Why these steps are on no Path: there, all goes as hoped. A rollback says more than what it heals on the way.
+fn deviation(steps: &[Step]) -> Option<Deviation> {
+    let rolled_back = steps.iter().filter(|step| step.cause == Cause::Rollback);
+    let rolled_back = rolled_back.filter_map(|step| step.component.clone()).next();
+    let healed = steps.iter().filter(|step| step.cause == Cause::Heal);
+    let mut healed = healed.filter_map(|step| step.component.clone().zip(step.slot));
+    rolled_back
+        .map(|component| Deviation::RolledBack { component })
+        .or_else(|| healed.next().map(|(component, slot)| Deviation::Healed { component, slot }))
 }

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot go on ends here")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,7 @@ fn main() {
         key: ObjectKey::of_installation("local".parse().unwrap()),
         owner: None,
         at: Timestamp(1),
+        labels: BTreeMap::new(),
         spec: TargetSpec::local(),
         operations: (),
     };
@@ -72,6 +74,7 @@ fn main() {
         key: key.clone(),
         owner: None,
         at: Timestamp(1),
+        labels: BTreeMap::new(),
         spec: spec.unwrap(),
         operations: Operations::default(),
     };

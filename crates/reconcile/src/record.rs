@@ -1,5 +1,6 @@
 //! What is written down of a pass: the new status, and with it, in one batch, whatever the decision makes.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use plimsoll_model::id::{Digest, ObjectName, PlanNo, TargetName, Uid};
@@ -153,7 +154,7 @@ fn record<K: Kind<Operations = ()>>(
     spec: K::Spec,
     at: Timestamp,
 ) -> New<K> {
-    New { uid, key, owner: Some(app.meta.uid.clone()), at, spec, operations: () }
+    New { uid, key, owner: Some(app.meta.uid.clone()), at, labels: BTreeMap::new(), spec, operations: () }
 }
 
 /// Records are identified by their owner and what they record.

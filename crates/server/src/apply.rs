@@ -1,10 +1,10 @@
 //! From the documents of a file to the store.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
 use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
-use plimsoll_model::id::{Digest, ProjectName};
+use plimsoll_model::id::{KeyName, ProjectName};
 use plimsoll_model::kind::SecretSpec;
 use plimsoll_model::object::{KindScope, Timestamp};
 use plimsoll_model::secret::Sensitive;
@@ -75,22 +75,6 @@ impl ApplyError {
     }
 }
 
-/// Keeps the bytes of a program until an instance needs them.
-///
-/// # Errors
-/// When the disk does not take them.
-pub fn save_content(content: &Path, bytes: &[u8]) -> io::Result<Digest> {
-    let digest = Digest::of_bytes(bytes);
-    let file = content.join(digest.to_string());
-    if !file.exists() {
-        let draft = content.join(format!(".{digest}"));
-        std::fs::write(&draft, bytes)?;
-        std::fs::File::open(&draft)?.sync_all()?;
-        std::fs::rename(&draft, file)?;
-    }
-    Ok(digest)
-}
-
 /// Writes one document.
 ///
 /// # Errors
@@ -131,7 +115,8 @@ async fn declare<K: Kind>(
     let operations = |old: Option<&Object<K>>| {
         declared.operations.clone().or_else(|| old.map(|old| old.operations.clone())).unwrap_or_default()
     };
-    put::<K>(store, &key, at, |old| (declared.spec.clone(), operations(old))).await
+    let labels = &declared.metadata.labels;
+    put::<K>(store, &key, labels, at, |old| (declared.spec.clone(), operations(old))).await
 }
 
 /// A secret whose values are the same is not written: its version stays, and no consumer is rolled.
@@ -143,13 +128,15 @@ async fn seal(
     at: Timestamp,
 ) -> Result<Applied, ApplyError> {
     let name = key_of::<Secret>(&secret.metadata, project);
-    let mut data = std::collections::BTreeMap::new();
+    let mut data = BTreeMap::new();
     for (part, value) in &secret.data {
         data.insert(part.clone(), key.seal(value)?);
     }
-    put::<Secret>(store, &name, at, |old| match old.filter(|old| is_same(key, old, secret)) {
-        Some(old) => (old.spec.clone(), ()),
-        None => (SecretSpec { data: data.clone() }, ()),
+    put::<Secret>(store, &name, &secret.metadata.labels, at, |old| {
+        match old.filter(|old| is_same(key, old, secret)) {
+            Some(old) => (old.spec.clone(), ()),
+            None => (SecretSpec { data: data.clone() }, ()),
+        }
     })
     .await
 }
@@ -167,6 +154,7 @@ pub(crate) fn is_same(key: &Key, old: &Object<Secret>, secret: &SecretDeclared) 
 async fn put<K: Kind>(
     store: &Store,
     key: &ObjectKey,
+    labels: &BTreeMap<KeyName, String>,
     at: Timestamp,
     wanted: impl Fn(Option<&Object<K>>) -> (K::Spec, K::Operations),
 ) -> Result<Applied, ApplyError> {
@@ -179,14 +167,22 @@ async fn put<K: Kind>(
                 return Err(ApplyError::Deleting { kind: K::NAME, key: key.clone() });
             }
             Some(old) => {
-                let batch = Batch::new().declare(&old, spec, operations);
+                let batch = Batch::new().declare_labelled(&old, labels.clone(), spec, operations);
                 let change = if batch.is_empty() { Change::Unchanged } else { Change::Changed };
                 (batch, change)
             }
             None => {
                 let uid = format!("{}-{}", K::NAME.to_lowercase(), random_name()?);
                 let uid = uid.parse().map_err(io::Error::other)?;
-                let new = New::<K> { uid, key: key.clone(), owner: None, at, spec, operations };
+                let new = New::<K> {
+                    uid,
+                    key: key.clone(),
+                    owner: None,
+                    at,
+                    labels: labels.clone(),
+                    spec,
+                    operations,
+                };
                 (Batch::new().create(new), Change::Created)
             }
         })

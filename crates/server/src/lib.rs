@@ -16,13 +16,15 @@
 //! Deliberately absent: decisions, and the network.
 
 mod apply;
+mod content;
 mod data;
 mod plan;
 mod seal;
 mod server;
 
-pub use apply::{Applied, ApplyError, Change, apply, save_content};
+pub use apply::{Applied, ApplyError, Change, apply};
+pub use content::save_content;
 pub use data::{DataDirectory, DataError, random_text};
-pub use plan::{Planned, identity, plan};
+pub use plan::{OtherPlan, Planned, identity, plan, review};
 pub use plimsoll_driver::DriverError;
 pub use server::{Server, Settings, StartError};

@@ -1,10 +1,13 @@
 //! What applying documents would do, without doing it.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
 use plimsoll_manifest::{Declared, Document, SecretDeclared};
 use plimsoll_model::id::{Digest, PathHash, ProjectName};
 use plimsoll_model::object::{Generation, Metadata, Revision};
 use plimsoll_model::{App, Object, ObjectKey, Secret};
-use plimsoll_plan::{Path, SecretView, path};
+use plimsoll_plan::{Difference, Outline, Path, SecretView, path};
 use plimsoll_store::{Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +56,71 @@ pub async fn plan(
         }
         planned.push(Planned { key, path: path(&input) });
     }
+    server.reviews.remember(&planned);
     Ok(planned)
+}
+
+/// Plans that are remembered, so that a person can be told what has become different since.
+const REMEMBERED: usize = 64;
+
+/// The outlines of the latest plans that were shown. Losing them with the process loses an explanation, nothing more.
+#[derive(Default)]
+pub(crate) struct Reviews(Mutex<VecDeque<(PathHash, Outlines)>>);
+
+type Outlines = BTreeMap<ObjectKey, Outline>;
+
+impl Reviews {
+    fn remember(&self, planned: &[Planned]) {
+        let hash = identity(planned);
+        let outlines = planned.iter().map(|it| (it.key.clone(), it.path.outline.clone())).collect();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(known, _)| *known != hash);
+        kept.push_back((hash, outlines));
+        if kept.len() > REMEMBERED {
+            kept.pop_front();
+        }
+    }
+
+    fn recall(&self, hash: PathHash) -> Option<Outlines> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(known, _)| *known == hash).map(|(_, outlines)| outlines.clone())
+    }
+}
+
+/// A plan that is not the one that was reviewed.
+#[derive(Debug)]
+pub struct OtherPlan {
+    /// Its identity.
+    pub now: PathHash,
+    /// How it differs, App by App; `None` if the reviewed plan is not remembered.
+    pub differences: Option<Vec<(ObjectKey, Difference)>>,
+}
+
+/// Whether documents would do now what was reviewed.
+///
+/// # Errors
+/// As [`plan`].
+pub async fn review(
+    server: &Server,
+    documents: &[Document],
+    project: &ProjectName,
+    reviewed: PathHash,
+) -> Result<Option<OtherPlan>, StoreError> {
+    let before = server.reviews.recall(reviewed);
+    let planned = plan(server, documents, project).await?;
+    let now = identity(&planned);
+    if now == reviewed {
+        return Ok(None);
+    }
+    let differences = before.map(|mut before| {
+        let differences = planned.into_iter().flat_map(|Planned { key, path }| {
+            let before = before.remove(&key).unwrap_or_default();
+            let differences = before.differences(&path.outline);
+            differences.into_iter().map(move |difference| (key.clone(), difference))
+        });
+        differences.collect()
+    });
+    Ok(Some(OtherPlan { now, differences }))
 }
 
 /// Identity of everything that documents would do: that of the one App, or of all together.
@@ -77,7 +144,7 @@ async fn as_applied(
             uid: "planned".parse().expect("a valid uid"),
             key: key.clone(),
             owner: None,
-            labels: std::collections::BTreeMap::new(),
+            labels: app.metadata.labels.clone(),
             created: server.now(),
             deleting: None,
             revision: Revision(0),

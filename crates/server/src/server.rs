@@ -1,5 +1,6 @@
 //! The parts, put together.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,11 +20,16 @@ use plimsoll_store_sql::{OpenError, Sqlite};
 use tokio::task::JoinSet;
 
 use crate::apply::{self, ApplyError};
+use crate::content;
 use crate::data::{DataDirectory, DataError};
+use crate::plan::Reviews;
 use crate::seal::Key;
 
 /// Time between two looks for instances that nobody owns.
 const SWEEP: Duration = Duration::from_mins(1);
+
+/// Time between two looks for programs that nothing names.
+const TIDY: Duration = Duration::from_mins(10);
 
 /// How a control plane is set up.
 #[derive(Debug, Clone)]
@@ -80,6 +86,7 @@ pub struct Server {
     clock: Arc<dyn Clock>,
     router: RouterDriver,
     reconciler: AppReconciler,
+    pub(crate) reviews: Reviews,
     _tasks: JoinSet<()>,
 }
 
@@ -137,7 +144,9 @@ impl Server {
         let kept = router.clone();
         tasks.spawn(async move { kept.keep().await });
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity)));
-        Ok(Self { data, node, store, clock, router, reconciler, _tasks: tasks })
+        tasks.spawn(tidy(store.clone(), data.content()));
+        let reviews = Reviews::default();
+        Ok(Self { data, node, store, clock, router, reconciler, reviews, _tasks: tasks })
     }
 
     /// Everything declared and recorded.
@@ -195,6 +204,15 @@ async fn sweep(mut orphans: Orphans) {
     }
 }
 
+async fn tidy(store: Store, content: PathBuf) {
+    let mut ticks = tokio::time::interval(TIDY);
+    loop {
+        ticks.tick().await;
+        // What is in the way now is tidied away at the next tick.
+        content::collect(&store, &content).await.ok();
+    }
+}
+
 /// The local target and the default project, unless they are there.
 async fn declare_defaults(store: &Store, at: Timestamp) -> Result<(), StoreError> {
     ensure::<Target>(store, DEFAULT_TARGET, TargetSpec::local(), at).await?;
@@ -215,7 +233,15 @@ async fn ensure<K: Kind<Operations = ()>>(
     store
         .commit(
             &Scope::All,
-            Batch::new().create(New::<K> { uid, key, owner: None, at, spec, operations: () }),
+            Batch::new().create(New::<K> {
+                uid,
+                key,
+                owner: None,
+                at,
+                labels: BTreeMap::new(),
+                spec,
+                operations: (),
+            }),
         )
         .await
 }

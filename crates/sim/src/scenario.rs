@@ -8,6 +8,7 @@ use plimsoll_model::operations::{Operations, Power};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::{App, AppSpec, Object, ObjectKey, Secret, Target};
 use plimsoll_store::{Batch, Memory, New, Query, Scope, Store};
+use std::collections::BTreeMap;
 
 /// The Apps of a run and how they consume each other: `store` <- `api` <- `web` and `jobs`; `solo` alone.
 const APPS: [&str; 5] = ["store", "api", "web", "jobs", "solo"];
@@ -83,6 +84,7 @@ impl Scenario {
             key: ObjectKey::of_installation("local".parse().expect("a valid name")),
             owner: None,
             at: Timestamp(0),
+            labels: BTreeMap::new(),
             spec: TargetSpec::local(),
             operations: (),
         };
@@ -104,6 +106,7 @@ impl Scenario {
             key: self.key(name),
             owner: None,
             at: Timestamp(0),
+            labels: BTreeMap::new(),
             spec: serde_json::from_value(declaration(name)).expect("a valid declaration"),
             operations: Operations::default(),
         };
@@ -124,6 +127,7 @@ impl Scenario {
                 key,
                 owner: None,
                 at: Timestamp(0),
+                labels: BTreeMap::new(),
                 spec,
                 operations: (),
             })

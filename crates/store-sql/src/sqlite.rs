@@ -232,6 +232,7 @@ mod tests {
                 key: ObjectKey::of_installation("p".parse().unwrap()),
                 owner: None,
                 at: plimsoll_model::object::Timestamp(1),
+                labels: std::collections::BTreeMap::new(),
                 spec: plimsoll_model::kind::ProjectSpec::default(),
                 operations: (),
             };

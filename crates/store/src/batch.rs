@@ -1,6 +1,8 @@
 //! Writes that happen together or not at all, each with its precondition.
 
-use plimsoll_model::id::Uid;
+use std::collections::BTreeMap;
+
+use plimsoll_model::id::{KeyName, Uid};
 use plimsoll_model::object::{Generation, Metadata, Observed, Timestamp};
 use plimsoll_model::{Kind, Object, ObjectKey, Revision};
 use serde::Serialize;
@@ -57,6 +59,8 @@ pub struct New<K: Kind> {
     pub owner: Option<Uid>,
     /// When.
     pub at: Timestamp,
+    /// For selection by people and tools.
+    pub labels: BTreeMap<KeyName, String>,
     /// What it declares or records.
     pub spec: K::Spec,
     /// What verbs say of it.
@@ -81,7 +85,7 @@ impl Batch {
             uid: new.uid,
             key: new.key,
             owner: new.owner,
-            labels: std::collections::BTreeMap::new(),
+            labels: new.labels,
             created: new.at,
             deleting: None,
             revision: Revision(0),
@@ -94,12 +98,26 @@ impl Batch {
 
     /// Changes what is declared. The generation grows if that is a change at all; if not, nothing is written.
     #[must_use]
-    pub fn declare<K: Kind>(mut self, old: &Object<K>, spec: K::Spec, operations: K::Operations) -> Self {
-        if old.spec == spec && old.operations == operations {
+    pub fn declare<K: Kind>(self, old: &Object<K>, spec: K::Spec, operations: K::Operations) -> Self {
+        self.declare_labelled(old, old.meta.labels.clone(), spec, operations)
+    }
+
+    /// Changes what is declared, and the labels. Labels mean nothing to any reconciler: the generation stays for them.
+    #[must_use]
+    pub fn declare_labelled<K: Kind>(
+        mut self,
+        old: &Object<K>,
+        labels: BTreeMap<KeyName, String>,
+        spec: K::Spec,
+        operations: K::Operations,
+    ) -> Self {
+        let is_same = old.spec == spec && old.operations == operations;
+        if is_same && old.meta.labels == labels {
             return self;
         }
         let mut object = Object::<K> { spec, operations, ..old.clone() };
-        object.meta.generation = Generation(old.meta.generation.0 + 1);
+        object.meta.labels = labels;
+        object.meta.generation = Generation(old.meta.generation.0 + u64::from(!is_same));
         self.put(&object, Precondition::At(old.meta.revision));
         self
     }

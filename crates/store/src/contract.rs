@@ -34,6 +34,7 @@ fn new_app(project: &str, name: &str) -> New<App> {
         key: app_key(project, name),
         owner: None,
         at: Timestamp(1),
+        labels: BTreeMap::from([("team".parse().expect("a valid key"), "web".to_owned())]),
         spec: AppSpec::default(),
         operations: Operations::default(),
     }
@@ -92,7 +93,17 @@ async fn generations_follow_declarations(store: Store) {
         .await
         .expect("no change");
     assert_eq!(read(&store, "p", "a").await, third, "declaring the same writes nothing");
-    store.commit(&Scope::All, Batch::new().mark_deleting(&third, Timestamp(9))).await.expect("a mark");
+    let labels = BTreeMap::from([("tier".parse().expect("a valid key"), "front".to_owned())]);
+    let labelled = Batch::new().declare_labelled(&third, labels.clone(), AppSpec::default(), stopped());
+    store.commit(&Scope::All, labelled).await.expect("other labels");
+    let fourth = read(&store, "p", "a").await;
+    assert_eq!(
+        (&fourth.meta.labels, fourth.meta.generation),
+        (&labels, Generation(2)),
+        "labels are no declaration"
+    );
+
+    store.commit(&Scope::All, Batch::new().mark_deleting(&fourth, Timestamp(9))).await.expect("a mark");
     let marked = read(&store, "p", "a").await;
     assert_eq!((marked.meta.deleting, marked.meta.generation), (Some(Timestamp(9)), Generation(3)));
 }
@@ -122,6 +133,7 @@ async fn scopes_hide(store: Store) {
         key: ObjectKey::of_installation("local".parse().expect("a valid name")),
         owner: None,
         at: Timestamp(1),
+        labels: BTreeMap::new(),
         spec: TargetSpec::local(),
         operations: (),
     };
@@ -168,6 +180,7 @@ async fn watches_follow_commits(store: Store) {
         key: ObjectKey::of_installation("p".parse().expect("a valid name")),
         owner: None,
         at: Timestamp(1),
+        labels: BTreeMap::new(),
         spec: ProjectSpec::default(),
         operations: (),
     };

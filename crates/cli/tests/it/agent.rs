@@ -15,9 +15,9 @@ use plimsoll_model::id::{
     BindingsHash, ComponentHash, Digest, Effects, Epoch, InstanceId, PlanHash, PlanNo, Slot, Uid,
 };
 use plimsoll_model::quantity::Span;
-use plimsoll_model::revision::Content;
+use plimsoll_model::revision::{Content, ListedFile, Listing};
 use plimsoll_model::step::{Action, Cause, Fence, Launch, Rendered, Step};
-use plimsoll_model::world::{Exit, Instance, Limit, Phase};
+use plimsoll_model::world::{Blockage, Exit, Instance, Limit, Phase};
 use tempfile::TempDir;
 
 /// How long anything may take here.
@@ -48,6 +48,13 @@ impl Node {
 
     fn instance_file(&self, name: &str, file: &str) -> std::path::PathBuf {
         self.directory.path().join("node/instances").join(name).join(file)
+    }
+
+    /// Keeps bytes where the agent looks for programs.
+    fn content(&self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of_bytes(bytes);
+        std::fs::write(self.directory.path().join("content").join(digest.to_string()), bytes).unwrap();
+        digest
     }
 
     fn record(&self, name: &str, file: &str) -> serde_json::Value {
@@ -402,6 +409,19 @@ async fn an_instance_has_a_network_of_its_own_and_a_way_out() {
         assert_eq!(peer, "10.210.77.1", "it goes out with this machine's address");
     }
     drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_leads_out_of_the_instance_is_not_written() {
+    let node = Node::new();
+    let file = ListedFile { digest: node.content(b"echo stolen"), executable: true };
+    let listing = Listing { files: [("../../stolen".to_owned(), file)].into() };
+    let mut launch = launch(&["sh", "-c", "exec sleep 1000"]);
+    let digest = node.content(&serde_json::to_vec(&listing).unwrap());
+    launch.content = Some(Content::Tree { digest, entry: None });
+    node.create("a", launch).await;
+    node.until("a", "blocked", |it| it.phase == Phase::Blocked { by: Blockage::Content }).await;
+    assert!(!node.instance_file("stolen", "").exists() && !node.instance_file("a", "stolen").exists());
 }
 
 /// Another machine: a network beside ours in which one server tells whoever connects where they come from.

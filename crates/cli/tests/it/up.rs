@@ -268,6 +268,7 @@ fn a_bad_version_is_rolled_back_rejected_and_explained() {
     }
     let events = shop.must(&["events", "shop"]);
     assert!(events.contains("create web/0") && events.contains("rejected web"), "{events}");
+    assert!(events.contains("(web failed its gate and is rolled back)"), "{events}");
     assert!(shop.must(&["why", "shop"]).contains("plimsoll retry"));
     let again = shop.run(&["apply", "-f", "app.yaml", "--wait"]);
     assert_eq!(again.status.code(), Some(1), "what was rejected is not started again");
@@ -299,6 +300,7 @@ fn what_was_reviewed_is_done_and_nothing_else() {
     let refused = shop.run(&["apply", "-f", "app.yaml", "--plan", &reviewed]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && said.contains("look at the plan again"), "{said}");
+    assert!(said.contains("new copies of web run or are given something else"), "{said}");
     assert!(shop.page(None).unwrap().starts_with("Welcome"), "what is refused is not begun");
     shop.edit("app.yaml", "Good evening", "Hello");
     shop.must(&["apply", "-f", "app.yaml", "--plan", &reviewed, "--wait"]);
@@ -388,5 +390,47 @@ fn verbs_do_what_they_say() {
     shop.must(&["delete", "shop"]);
     assert!(!shop.must(&["get"]).contains("shop"));
     assert_eq!(shop.programs(), [], "nothing is left on the node");
+    up.interrupt();
+}
+
+#[test]
+fn a_directory_is_a_program() {
+    let shop = Shop::new();
+    let tree = shop.directory.path().join("tree");
+    for directory in ["lib", "data", "node_modules"] {
+        std::fs::create_dir_all(tree.join(directory)).unwrap();
+    }
+    std::fs::write(tree.join("main.sh"), "cat lib/words; ./lib/tool; ls; ls data; exec sleep 1000\n")
+        .unwrap();
+    std::fs::write(tree.join("lib/words"), "from the library\n").unwrap();
+    std::fs::write(tree.join("lib/tool"), "#!/bin/sh\necho from a tool\n").unwrap();
+    std::fs::set_permissions(tree.join("lib/tool"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    std::fs::write(tree.join("data/hidden"), "by a volume").unwrap();
+    std::fs::write(tree.join("node_modules/big"), "not needed").unwrap();
+    std::fs::write(tree.join(".plimsollignore"), "node_modules/\n").unwrap();
+    let app = "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {name: tree, labels: {team: wood}}\nspec:\n  components:\n    \
+               main:\n      program: {directory: tree, entry: main.sh, runtime: bash}\n      \
+               volumes: {data: {path: data}}\n      update: {soak: 0s, deadline: 5s}\n";
+    std::fs::write(shop.directory.path().join("app.yaml"), app).unwrap();
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    until("the program's words", || shop.must(&["logs", "tree"]), |said| said.contains("main.sh"));
+    let said = shop.must(&["logs", "tree"]);
+    assert!(said.contains("from the library") && said.contains("from a tool"), "{said}");
+    assert!(!said.contains("hidden") && !said.contains("node_modules"), "{said}");
+    assert!(shop.must(&["describe", "tree"]).contains("labels team=wood"));
+    // One changed file is another program.
+    std::fs::write(tree.join("lib/words"), "from another library\n").unwrap();
+    shop.must(&["apply", "-f", "app.yaml", "--wait"]);
+    until("new words", || shop.must(&["logs", "tree"]), |said| said.contains("another library"));
+
+    std::os::unix::fs::symlink("/etc/hostname", tree.join("lib/outside")).unwrap();
+    let refused = String::from_utf8(shop.run(&["apply", "-f", "app.yaml"]).stderr).unwrap();
+    assert!(refused.contains("lib/outside") && refused.contains("leads out of"), "{refused}");
+    std::fs::remove_file(tree.join("lib/outside")).unwrap();
+    shop.edit("app.yaml", "entry: main.sh", "entry: nothing.sh");
+    let refused = String::from_utf8(shop.run(&["apply", "-f", "app.yaml"]).stderr).unwrap();
+    assert!(refused.contains("it holds no nothing.sh"), "{refused}");
     up.interrupt();
 }

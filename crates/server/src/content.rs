@@ -1,0 +1,108 @@
+//! Programs by digest: kept from their upload for as long as anything names them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use plimsoll_model::App;
+use plimsoll_model::id::Digest;
+use plimsoll_model::kind::AppRevisions;
+use plimsoll_model::revision::{Content, Listing};
+use plimsoll_store::{Query, Scope, Store, StoreError};
+
+/// How long content is kept that nothing names: an upload comes before the declaration that names it.
+const UNNAMED: Duration = Duration::from_hours(1);
+
+/// Keeps the bytes of a program until an instance needs them.
+///
+/// # Errors
+/// When the disk is full or broken; then nothing is kept.
+pub fn save_content(content: &Path, bytes: &[u8]) -> io::Result<Digest> {
+    let digest = Digest::of_bytes(bytes);
+    let file = content.join(digest.to_string());
+    if file.exists() {
+        // As good as new for those who look at its age.
+        std::fs::File::open(&file)?.set_modified(now())?;
+    } else {
+        let draft = content.join(format!(".{digest}"));
+        std::fs::write(&draft, bytes)?;
+        std::fs::File::open(&draft)?.sync_all()?;
+        std::fs::rename(&draft, file)?;
+    }
+    Ok(digest)
+}
+
+#[expect(clippy::disallowed_methods, reason = "ages of files are wall time")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Why content could not be collected; nothing that is named was touched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CollectError {
+    #[error("the store does not answer")]
+    Store(#[from] StoreError),
+    #[error("the content cannot be listed")]
+    Disk(#[from] io::Error),
+}
+
+/// Removes content that no declaration and no revision has named for a while.
+pub(crate) async fn collect(store: &Store, content: &Path) -> Result<(), CollectError> {
+    let mut named = BTreeSet::new();
+    for app in store.list::<App>(&Scope::All, &Query::default()).await? {
+        let programs = app.spec.components.values().filter_map(|component| component.program.as_ref());
+        named.extend(programs.filter_map(|program| program.digest));
+    }
+    for kept in store.list::<AppRevisions>(&Scope::All, &Query::default()).await? {
+        let components = kept.spec.components.values();
+        named.extend(components.filter_map(|it| it.content.as_ref().and_then(Content::digest)));
+    }
+    let content = content.to_owned();
+    let removed = tokio::task::spawn_blocking(move || remove_all_but(&content, named)).await;
+    Ok(removed.map_err(io::Error::other)??)
+}
+
+fn remove_all_but(content: &Path, mut named: BTreeSet<Digest>) -> io::Result<()> {
+    for digest in named.clone() {
+        // Whatever is not the listing of a tree is a program.
+        let listing = std::fs::read(content.join(digest.to_string())).ok();
+        let listing = listing.and_then(|bytes| serde_json::from_slice::<Listing>(&bytes).ok());
+        named.extend(listing.into_iter().flat_map(|it| it.files.into_values()).map(|file| file.digest));
+    }
+    for entry in std::fs::read_dir(content)? {
+        let entry = entry?;
+        let digest = entry.file_name().to_str().and_then(|name| name.trim_start_matches('.').parse().ok());
+        let age = now().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
+        if age >= UNNAMED && digest.is_none_or(|digest: Digest| !named.contains(&digest)) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_model::revision::ListedFile;
+
+    use super::*;
+
+    #[test]
+    fn what_is_named_or_new_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let content = directory.path();
+        let keep = |bytes: &[u8]| save_content(content, bytes).unwrap();
+        let (program, part, old, new) = (keep(b"program"), keep(b"part"), keep(b"old"), keep(b"new"));
+        let file = ListedFile { digest: part, executable: false };
+        let tree = Listing { files: [("a/part".to_owned(), file)].into() };
+        let tree = keep(&serde_json::to_vec(&tree).unwrap());
+        for digest in [program, part, old, tree] {
+            let file = std::fs::File::open(content.join(digest.to_string())).unwrap();
+            file.set_modified(now() - UNNAMED).unwrap();
+        }
+        remove_all_but(content, BTreeSet::from([program, tree])).unwrap();
+        let is_there = |digest: Digest| content.join(digest.to_string()).exists();
+        assert!(is_there(program) && is_there(tree) && is_there(part) && is_there(new));
+        assert!(!is_there(old));
+    }
+}
