@@ -9,7 +9,7 @@
 //! | `GET /livez`, `GET /readyz` | whether the process answers; whether the store does |
 //! | `GET /version` | the version of the server |
 //! | `GET /v1/{plural}` | objects of the installation, or of all projects |
-//! | `GET /v1/projects/{project}/{plural}[/{name}]` | objects of a project |
+//! | `GET /v1/projects/{project}/{plural}[/{name}]` | objects of a project; instances and events too, which are derived |
 //! | `POST /v1/apply?project=P[&path=HASH]` | documents, as `plimsoll apply` sends them |
 //! | `POST /v1/plan?project=P` | what applying them would do |
 //! | `PUT /v1/content/{digest}` | the bytes of a program |
@@ -20,6 +20,7 @@
 //!
 //! Deliberately absent: any decision, and any state of its own.
 
+mod derived;
 mod logs;
 mod objects;
 mod problem;
@@ -27,6 +28,7 @@ mod serve;
 mod token;
 mod verbs;
 
+pub use derived::{EVENTS, Event, INSTANCES, Instance};
 pub use logs::LogEntry;
 pub use plimsoll_server::{Planned, identity};
 pub use serve::{Endpoint, ServeError, serve};

@@ -11,12 +11,13 @@ use plimsoll_server::Server;
 use plimsoll_store::{Batch, Query, Scope};
 use serde_json::{Value, json};
 
+use crate::derived;
 use crate::problem::Problem;
 
 /// Calls a generic function with the kind that a collection's name stands for.
 macro_rules! for_kind {
     ($plural:expr, $function:ident($($argument:expr),*)) => {
-        match $plural.as_str() {
+        match $plural {
             App::PLURAL => $function::<App>($($argument),*).await,
             Project::PLURAL => $function::<Project>($($argument),*).await,
             Target::PLURAL => $function::<Target>($($argument),*).await,
@@ -25,7 +26,7 @@ macro_rules! for_kind {
             Rejection::PLURAL => $function::<Rejection>($($argument),*).await,
             Plans::PLURAL => $function::<Plans>($($argument),*).await,
             Claim::PLURAL => $function::<Claim>($($argument),*).await,
-            other => Err(Problem::not_found(format!("kind {other}"))),
+            other => Err(Problem::no_kind(other)),
         }
     };
 }
@@ -61,18 +62,28 @@ async fn get_kind<K: Kind>(server: &Server, key: &ObjectKey) -> Result<Json<Valu
     Ok(Json(sent(&object)?))
 }
 
+/// Objects of a collection, a derived one too.
+async fn collection(server: &Server, plural: &str, scope: &Scope) -> Result<Json<Value>, Problem> {
+    let items = match plural {
+        derived::INSTANCES => derived::instances(server, scope).await?,
+        derived::EVENTS => derived::events(server, scope).await?,
+        stored => return for_kind!(stored, list_kind(server, scope)),
+    };
+    Ok(Json(json!({"items": items})))
+}
+
 pub(crate) async fn list_all(
     State(server): State<Arc<Server>>,
     Path(plural): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    for_kind!(plural, list_kind(&server, &Scope::All))
+    collection(&server, &plural, &Scope::All).await
 }
 
 pub(crate) async fn list(
     State(server): State<Arc<Server>>,
     Path((project, plural)): Path<(ProjectName, String)>,
 ) -> Result<Json<Value>, Problem> {
-    for_kind!(plural, list_kind(&server, &Scope::project(project)))
+    collection(&server, &plural, &Scope::project(project)).await
 }
 
 pub(crate) async fn get(
@@ -80,7 +91,7 @@ pub(crate) async fn get(
     Path((project, plural, name)): Path<(ProjectName, String, ObjectName)>,
 ) -> Result<Json<Value>, Problem> {
     let key = ObjectKey::in_project(project, name);
-    for_kind!(plural, get_kind(&server, &key))
+    for_kind!(plural.as_str(), get_kind(&server, &key))
 }
 
 pub(crate) async fn delete(

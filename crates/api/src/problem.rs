@@ -28,6 +28,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not found", format!("there is no {what}"))
     }
 
+    pub(crate) fn no_kind(plural: &str) -> Self {
+        Self::not_found(format!("kind {plural}; there are {}", crate::derived::known()))
+    }
+
     pub(crate) fn bad(detail: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad request", detail.to_string())
     }

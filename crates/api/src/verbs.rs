@@ -58,10 +58,10 @@ pub(crate) async fn apply(
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     let documents = documents(&body)?;
-    if let Some(reviewed) = path {
-        if let Some(other) = plimsoll_server::review(&server, &documents, &project, reviewed).await? {
-            return Err(Problem::other_plan(reviewed, other));
-        }
+    if let Some(reviewed) = path
+        && let Some(other) = plimsoll_server::review(&server, &documents, &project, reviewed).await?
+    {
+        return Err(Problem::other_plan(reviewed, other));
     }
     let applied = plimsoll_server::apply(&server, &documents, &project).await?;
     let items: Vec<Value> = applied.iter().map(sent).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use plimsoll_api::{Endpoint, LogEntry, Planned, Verb};
+use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, Planned, Verb};
 use plimsoll_manifest::Document;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::object::{Metadata, Observed};
@@ -140,6 +140,15 @@ impl Client {
             Value::Array(items) => Ok(items),
             _ => bail!("the server answered something else than a list"),
         }
+    }
+
+    /// A copy of an App.
+    pub(crate) fn instance(&self, project: &ProjectName, name: &str) -> anyhow::Result<Instance> {
+        let items = self.list(Some(project), INSTANCES)?;
+        let found = items.into_iter().find(|it| it["metadata"]["name"] == name);
+        let mut found =
+            found.with_context(|| format!("there is no instance {name}; see `plimsoll get instances`"))?;
+        Ok(serde_json::from_value(found["spec"].take())?)
     }
 
     /// An App, if there is one of that name.

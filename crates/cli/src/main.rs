@@ -4,14 +4,19 @@
 //! with `--exit-code`), 64 wrong usage, 124 a wait that timed out. What the commands do lives in the other crates.
 
 mod client;
+mod describe;
 mod follow;
+mod get;
 mod host;
-mod look;
+mod logs;
 mod plan;
 mod sim;
 mod source;
+mod table;
 mod up;
 mod verbs;
+mod what;
+mod why;
 
 use std::process::ExitCode;
 
@@ -39,15 +44,15 @@ enum Command {
     /// Bring what a file declares into the control plane
     Apply(verbs::Apply),
     /// List objects, or print one
-    Get(look::Get),
+    Get(get::Get),
     /// Print everything about an App that a person may want to know
-    Describe(look::Describe),
+    Describe(describe::Describe),
     /// Say why an App is not where it should be, down to whoever can do something about it
-    Why(look::Why),
+    Why(why::Why),
     /// Print what was decided and done for an App, the oldest first
-    Events(look::Events),
+    Events(describe::Events),
     /// Print what an App's copies said
-    Logs(look::Logs),
+    Logs(logs::Logs),
     /// Wait until an App runs as declared
     Wait(verbs::WaitCommand),
     /// Run so many copies of a component, whatever its declaration says

@@ -581,8 +581,8 @@ fn course(input: &Input, revision: RevisionNo, steps: Vec<Step>) -> Course {
 
 /// Why these steps are on no Path: there, all goes as hoped. A rollback says more than what it heals on the way.
 fn deviation(steps: &[Step]) -> Option<Deviation> {
-    let rolled_back = steps.iter().filter(|step| step.cause == Cause::Rollback);
-    let rolled_back = rolled_back.filter_map(|step| step.component.clone()).next();
+    let mut rolled_back = steps.iter().filter(|step| step.cause == Cause::Rollback);
+    let rolled_back = rolled_back.find_map(|step| step.component.clone());
     let healed = steps.iter().filter(|step| step.cause == Cause::Heal);
     let mut healed = healed.filter_map(|step| step.component.clone().zip(step.slot));
     rolled_back

@@ -13,10 +13,11 @@ use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::operations::Operations;
 use plimsoll_model::{Kind, ObjectKey, Project, Target};
-use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphans, follow};
+use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphan, Orphans, follow};
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
 use plimsoll_store_sql::{OpenError, Sqlite};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::apply::{self, ApplyError};
@@ -87,6 +88,7 @@ pub struct Server {
     router: RouterDriver,
     reconciler: AppReconciler,
     pub(crate) reviews: Reviews,
+    orphans: watch::Receiver<Vec<Orphan>>,
     _tasks: JoinSet<()>,
 }
 
@@ -143,10 +145,11 @@ impl Server {
         tasks.spawn(follow(store.clone(), hints));
         let kept = router.clone();
         tasks.spawn(async move { kept.keep().await });
-        tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity)));
+        let (found, orphans) = watch::channel(Vec::new());
+        tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity), found));
         tasks.spawn(tidy(store.clone(), data.content()));
         let reviews = Reviews::default();
-        Ok(Self { data, node, store, clock, router, reconciler, reviews, _tasks: tasks })
+        Ok(Self { data, node, store, clock, router, reconciler, reviews, orphans, _tasks: tasks })
     }
 
     /// Everything declared and recorded.
@@ -162,6 +165,11 @@ impl Server {
     /// The router of the local node.
     pub fn router(&self) -> &RouterDriver {
         &self.router
+    }
+
+    /// Copies of this installation that no App owned at the latest look.
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.orphans.borrow().clone()
     }
 
     /// The directory of the local node.
@@ -195,12 +203,14 @@ impl Server {
     }
 }
 
-async fn sweep(mut orphans: Orphans) {
+async fn sweep(mut orphans: Orphans, found: watch::Sender<Vec<Orphan>>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
         // What could not be examined now is examined at the next tick.
-        orphans.sweep().await.ok();
+        if let Ok(now) = orphans.sweep().await {
+            found.send_replace(now);
+        }
     }
 }
 

@@ -323,7 +323,7 @@ fn a_program_reaches_nothing_that_is_not_its_own() {
     let doors = doors.join(" ");
     let status: serde_json::Value =
         serde_json::from_str(&shop.must(&["get", "apps", "shop", "-o", "json"])).unwrap();
-    let address = status[0]["status"]["memory"]["store"]["address"].as_str().unwrap();
+    let address = status["status"]["memory"]["store"]["address"].as_str().unwrap();
     let thief = format!(
         "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: thief}}\nspec:\n  components:\n    thief:\n      \
          program: {{file: thief.sh, runtime: bash}}\n      env: {{DATA: {data}, DOORS: {doors}, OWN_DOOR: {address}/7000}}\n      update: {{soak: 0s}}\n"
@@ -378,6 +378,18 @@ fn verbs_do_what_they_say() {
     let after = shop.programs();
     let changed = after.iter().filter(|copy| !before.contains(copy)).count();
     assert_eq!((after.len(), changed), (before.len(), 1), "{before:?} {after:?}");
+    let instances = shop.must(&["get", "instances"]);
+    for (name, _) in &after {
+        assert!(instances.contains(name), "{instances}");
+    }
+    let (name, _) = &after[0];
+    let described = shop.must(&["describe", &format!("instance/{name}")]);
+    assert!(described.contains("ready") && described.contains("it is as declared"), "{described}");
+    assert!(shop.must(&["get", "events"]).contains("create web/0"));
+    assert!(shop.must(&["get", "app/shop", "-o", "json"]).starts_with('{'), "one object is no list");
+    assert!(shop.must(&["describe", "target/local"]).contains("runtimes"));
+    let unknown = String::from_utf8(shop.run(&["get", "ships"]).stderr).unwrap();
+    assert!(unknown.contains("no kind ships; there are apps"), "{unknown}");
     shop.must(&["stop", "shop"]);
     shop.must(&["wait", "shop"]);
     assert!(shop.must(&["get"]).contains("0/0"));
@@ -391,6 +403,39 @@ fn verbs_do_what_they_say() {
     assert!(!shop.must(&["get"]).contains("shop"));
     assert_eq!(shop.programs(), [], "nothing is left on the node");
     up.interrupt();
+}
+
+#[test]
+fn a_copy_that_no_app_owns_is_reported() {
+    let shop = Shop::new();
+    let up = shop.up(&["--keep"]);
+    up.until_said("settled");
+    up.interrupt();
+    // As an older backup of the store would leave it: a copy whose App was never heard of.
+    let instances = shop.data().join("node/instances");
+    let (model, ghost) = (instances.join(&shop.programs()[0].0), instances.join("ghost-0-abc"));
+    std::fs::create_dir(&ghost).unwrap();
+    for file in ["mark.json", "run.json"] {
+        let text = std::fs::read_to_string(model.join(file)).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        if file == "mark.json" {
+            record["app"] = "app-ghost".into();
+            record["key"]["name"] = "ghost".into();
+            record["address"] = serde_json::Value::Null;
+            record["launch"]["health"] = serde_json::Value::Null;
+        } else {
+            record["argv"] = serde_json::json!(["sleep", "1000"]);
+        }
+        std::fs::write(ghost.join(file), record.to_string()).unwrap();
+    }
+    let up = shop.up(&[]);
+    up.until_said("settled");
+    let seen = || shop.must(&["get", "instances"]);
+    until("the orphan", seen, |table| table.contains("ghost-0-abc") && table.contains("orphan"));
+    let why = shop.must(&["why", "instance/ghost-0-abc"]);
+    assert!(why.contains("app ghost is not declared"), "{why}");
+    up.interrupt();
+    assert!(ghost.exists(), "it is left alone for its time of grace");
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! Kinds that nobody writes: instances, read off statuses and the look for orphans, and events, read off the records
+//! that are kept of what was declared, decided and rejected.
+
+use std::collections::BTreeMap;
+
+use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName, Slot, TargetName, Uid};
+use plimsoll_model::kind::{AppRevisions, Plans, Rejection};
+use plimsoll_model::object::{Metadata, Timestamp};
+use plimsoll_model::status::InstanceState;
+use plimsoll_model::step::{Plan, Step};
+use plimsoll_model::{App, Kind};
+use plimsoll_server::Server;
+use plimsoll_store::{Query, Scope};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::problem::Problem;
+
+/// The collection of copies.
+pub const INSTANCES: &str = "instances";
+
+/// The collection of events.
+pub const EVENTS: &str = "events";
+
+/// A copy, as the API sends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// The App it was made for.
+    pub app: ObjectName,
+    /// Its component; unknown of an orphan.
+    pub component: Option<ComponentName>,
+    /// Its position; unknown of an orphan.
+    pub slot: Option<Slot>,
+    /// Where it runs.
+    pub target: TargetName,
+    /// What it is doing; unknown of an orphan.
+    pub state: Option<InstanceState>,
+    /// Times it was started again in place.
+    pub restarts: u32,
+    /// Nothing that is declared owns it. It is ended and removed ten minutes after it was first seen.
+    pub orphan: bool,
+}
+
+/// Something that was declared, decided or found out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// The App it is about.
+    pub app: ObjectName,
+    /// What, as a sentence.
+    pub what: String,
+}
+
+/// A derived object in the form of all others.
+fn sent(
+    kind: &str,
+    name: &str,
+    project: Option<&ProjectName>,
+    created: Timestamp,
+    spec: &impl Serialize,
+) -> Result<Value, Problem> {
+    let spec = serde_json::to_value(spec).map_err(Problem::bad)?;
+    Ok(json!({
+        "apiVersion": "plimsoll.dev/v1",
+        "kind": kind,
+        "metadata": {"name": name, "project": project, "created": created},
+        "spec": spec,
+    }))
+}
+
+/// Copies of the Apps of a scope, and whatever is an orphan there.
+pub(crate) async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
+    let mut found = Vec::new();
+    for app in server.store().list::<App>(scope, &Query::default()).await? {
+        let components = app.status.iter().flat_map(|status| &status.value.components);
+        for (component, copy) in
+            components.flat_map(|(name, it)| it.instances.iter().map(move |copy| (name, copy)))
+        {
+            let instance = Instance {
+                id: copy.id.clone(),
+                app: app.meta.key.name.clone(),
+                component: Some(component.clone()),
+                slot: Some(copy.slot),
+                target: copy.target.clone(),
+                state: Some(copy.state),
+                restarts: copy.restarts,
+                orphan: false,
+            };
+            found.push((app.meta.key.project.clone(), app.meta.created, instance));
+        }
+    }
+    for orphan in server.orphans() {
+        let plimsoll_model::step::Scope::Node(target) = orphan.scope else { continue };
+        let (key, id) = (orphan.marked.key, orphan.marked.instance);
+        if scope.admits(&key) {
+            let instance = Instance {
+                id,
+                app: key.name,
+                component: None,
+                slot: None,
+                target,
+                state: None,
+                restarts: 0,
+                orphan: true,
+            };
+            found.push((key.project, server.now(), instance));
+        }
+    }
+    let sent = found.into_iter().map(|(project, created, instance)| {
+        sent("Instance", instance.id.as_str(), project.as_ref(), created, &instance)
+    });
+    sent.collect()
+}
+
+/// What happened to the Apps of a scope, the oldest first.
+pub(crate) async fn events(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
+    let (store, all) = (server.store(), Query::default());
+    let apps = store.list::<App>(scope, &all).await?;
+    let apps: BTreeMap<&Uid, &ObjectName> =
+        apps.iter().map(|app| (&app.meta.uid, &app.meta.key.name)).collect();
+    let mut found = Vec::new();
+    let mut add = |meta: &Metadata, what: String| {
+        let app = meta.owner.as_ref().and_then(|owner| apps.get(owner));
+        if let Some(app) = app {
+            let event = Event { at: meta.created, app: (*app).clone(), what };
+            found.push((event, meta.key.clone()));
+        }
+    };
+    for plan in store.list::<Plans>(scope, &all).await? {
+        add(&plan.meta, planned(&plan.spec));
+    }
+    for revision in store.list::<AppRevisions>(scope, &all).await? {
+        add(&revision.meta, format!("revision {}", revision.spec.number));
+    }
+    for rejection in store.list::<Rejection>(scope, &all).await? {
+        let (it, revision) = (&rejection.spec, rejection.spec.revision.short());
+        add(&rejection.meta, format!("rejected {} {revision}: {}", it.component, it.evidence.verdict));
+    }
+    found.sort();
+    let sent = found
+        .into_iter()
+        .map(|(event, key)| sent("Event", key.name.as_str(), key.project.as_ref(), event.at, &event));
+    sent.collect()
+}
+
+/// A plan as a sentence.
+fn planned(plan: &Plan) -> String {
+    let step = |step: &Step| match (&step.component, step.slot) {
+        (Some(component), Some(slot)) => format!("{} {component}/{}", step.action.verb(), slot.0),
+        _ => step.action.verb().to_owned(),
+    };
+    let steps: Vec<String> = plan.steps.iter().map(step).collect();
+    let deviation = plan.deviation.as_ref().map(|it| format!(" ({it})")).unwrap_or_default();
+    format!("plan {}{deviation}: {}", plan.no, steps.join(", "))
+}
+
+/// The kinds that can be listed, for whoever asks for another one.
+pub(crate) fn known() -> String {
+    let stored = [
+        App::PLURAL,
+        plimsoll_model::Project::PLURAL,
+        plimsoll_model::Target::PLURAL,
+        plimsoll_model::Secret::PLURAL,
+        AppRevisions::PLURAL,
+        Rejection::PLURAL,
+        Plans::PLURAL,
+    ];
+    stored.into_iter().chain([INSTANCES, EVENTS]).collect::<Vec<_>>().join(", ")
+}
