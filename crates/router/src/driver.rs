@@ -1,6 +1,8 @@
 //! The control plane's end: a driver that talks to the router process, and starts it when there is none.
 
+use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +29,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 
 /// Pause between two attempts to start a router that does not come up.
 const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// The file with what the latest router said on its way up.
+const SAID: &str = "said";
 
 /// Connections kept between calls.
 const MOST_IDLE: usize = 8;
@@ -153,29 +158,44 @@ impl Shared {
         if let Some(at) = *started {
             tokio::time::sleep(START_PAUSE.saturating_sub(at.elapsed())).await;
         }
-        self.start()?;
+        let child = self.start()?;
         *started = Some(Instant::now());
         let give_up = Instant::now() + START;
         loop {
+            let has_ended = child.is_finished();
             match UnixStream::connect(&socket).await {
                 Ok(stream) => return Ok(stream),
+                Err(_) if has_ended => return Err(transient(&self.last_words())),
                 Err(error) if Instant::now() >= give_up => return Err(transient(&error)),
                 Err(_) => tokio::time::sleep(LOOK).await,
             }
         }
     }
 
-    /// Starts a router. If one runs already, the new one finds its lock taken and ends.
-    fn start(&self) -> Result<(), DriverError> {
+    /// What a router said that ended at its start.
+    fn last_words(&self) -> String {
+        let said = std::fs::read_to_string(self.directory.join(SAID)).unwrap_or_default();
+        let line = said.lines().last().unwrap_or("it has ended");
+        line.trim_start_matches("error: ").to_owned()
+    }
+
+    /// Starts a router; the thread lasts as long as it does. If one runs already, the new one finds its lock taken and ends.
+    fn start(&self) -> Result<std::thread::JoinHandle<()>, DriverError> {
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| DriverError::Terminal("no router is set up".into()))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .map_err(|error| transient(&error))?;
+        let said = File::create(self.directory.join(SAID)).map_err(|error| transient(&error))?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let mut child = command.spawn().map_err(|error| transient(&error))?;
-        // It is reaped here if it ends before us.
-        std::thread::spawn(move || child.wait());
-        Ok(())
+        Ok(std::thread::spawn(move || {
+            child.wait().ok();
+        }))
     }
 }
 

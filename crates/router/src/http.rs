@@ -1,16 +1,15 @@
 //! Host and path routes: requests, each led to a ready member.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -20,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::access::{self, AccessLog, Line};
+use crate::passing::{BrokenOff, LARGEST_REQUEST, Passing};
 use crate::state::{InFlight, State};
 use crate::upstream::{NoAnswer, Upstream};
 
@@ -28,6 +28,12 @@ const MOST_CONNECTIONS: usize = 8192;
 
 /// How long a client may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(15);
+
+/// Bytes of the head of a request.
+const LARGEST_HEAD: u32 = 64 << 10;
+
+/// Requests under way on one connection, for HTTP/2.
+const MOST_STREAMS: u32 = 256;
 
 /// How long a member may take to begin its answer.
 const ANSWER: Duration = Duration::from_mins(1);
@@ -43,7 +49,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-type AnyBody = UnsyncBoxBody<Bytes, hyper::Error>;
+type AnyBody = UnsyncBoxBody<Bytes, BrokenOff>;
 
 /// What every connection needs.
 pub(crate) struct Front {
@@ -78,9 +84,12 @@ async fn connection(stream: TcpStream, client: SocketAddr, front: Arc<Front>) {
         let front = front.clone();
         async move { Ok::<_, Infallible>(front.answer(request, client).await) }
     });
+    rustix::net::sockopt::set_socket_keepalive(&stream, true).ok();
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(LARGEST_HEAD as usize);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(Some(HEAD)).max_concurrent_streams(MOST_STREAMS);
+    http2.max_header_list_size(LARGEST_HEAD);
     // A client that breaks off ends its connection; that is no error of ours.
     builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await.ok();
 }
@@ -133,6 +142,10 @@ impl Front {
         let upgrade = wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
         let protocol = upgrade.is_some().then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
         forward_headers(&mut request, client, &line.host, protocol.as_ref());
+        if request.body().size_hint().lower() > LARGEST_REQUEST {
+            return Err(refused_body(&BrokenOff::TooLarge, StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        let mut request = request.map(Passing::from_client);
         let give_up = Instant::now() + PATIENCE;
         let mut tried = Vec::new();
         loop {
@@ -158,15 +171,26 @@ impl Front {
                 Ok(Ok(response)) => return Ok(answer_of(response, in_flight, upgrade)),
                 // It never saw the request: another one may have it, whatever the method.
                 Ok(Err(NoAnswer::NotSent(unsent))) => *unsent,
-                Ok(Err(NoAnswer::Broken(what))) => {
-                    return Err(Refusal { status: StatusCode::BAD_GATEWAY, what });
-                }
+                Ok(Err(NoAnswer::Broken(error))) => return Err(broken(&error)),
                 Err(_) => {
                     let what = format!("the copy did not answer within {} s", ANSWER.as_secs());
                     return Err(Refusal { status: StatusCode::GATEWAY_TIMEOUT, what });
                 }
             };
         }
+    }
+}
+
+fn refused_body(broken: &BrokenOff, status: StatusCode) -> Refusal {
+    Refusal { status, what: broken.to_string() }
+}
+
+/// What a client is told when an exchange with a member broke off: it may have been the client's own fault.
+fn broken(error: &hyper::Error) -> Refusal {
+    match error.source().and_then(|cause| cause.downcast_ref::<BrokenOff>()) {
+        Some(it @ BrokenOff::TooLarge) => refused_body(it, StatusCode::PAYLOAD_TOO_LARGE),
+        Some(it @ BrokenOff::Silent(_)) => refused_body(it, StatusCode::REQUEST_TIMEOUT),
+        _ => Refusal { status: StatusCode::BAD_GATEWAY, what: error.to_string() },
     }
 }
 
@@ -187,36 +211,10 @@ fn answer_of(
             // Either side may break off at any time; that is theirs to handle.
             tokio::io::copy_bidirectional(&mut client, &mut member).await.ok();
         });
-        return response.map(BodyExt::boxed_unsync);
+        return response.map(|body| body.map_err(BrokenOff::from).boxed_unsync());
     }
     remove_hop_headers(response.headers_mut());
-    response.map(|inner| Busy { inner, _in_flight: in_flight }.boxed_unsync())
-}
-
-/// A body during whose passing its member is busy.
-struct Busy {
-    inner: Incoming,
-    _in_flight: InFlight,
-}
-
-impl Body for Busy {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+    response.map(|body| Passing::from_member(body, in_flight).boxed_unsync())
 }
 
 /// The host a request is for, in lower case and without a port.

@@ -6,7 +6,7 @@
 //! how much that is, the plan sees before it stops the copy. HTTP itself is hyper's.
 //!
 //! The way through the crate: `process` (start and end), `control` and `wire` (what the control plane says over a
-//! unix socket), `state` (tables, members, ledger, on disk), `http` and `upstream` (requests), `tcp` (connections),
+//! unix socket), `state` (tables, members, ledger, on disk), `http`, `passing` and `upstream` (requests), `tcp` (connections),
 //! `access` (the log), `driver` (the control plane's end).
 //!
 //! Deliberately absent: health checks (the agent's) and any decision about who is a member (the plan's).
@@ -15,6 +15,7 @@ mod access;
 mod control;
 mod driver;
 mod http;
+mod passing;
 mod process;
 mod state;
 mod tcp;

@@ -84,17 +84,19 @@ async fn serve(directory: &Path, installation: InstallationId, port: Option<u16>
 
 /// Listens where it is told to, else where it always did.
 async fn listen(directory: &Path, port: Option<u16>) -> io::Result<TcpListener> {
-    let told = port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    // Any port is any port once: afterwards it is the one that people know.
+    let told = port.filter(|port| *port != 0).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let wanted = match told {
         Some(address) => Some(address),
         None => read::<SocketAddr>(directory, LISTEN)?,
     };
+    let usual = if port.is_some() { 0 } else { USUAL_PORT };
     let listener = match wanted {
         Some(address) => {
             let busy = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
             TcpListener::bind(address).await.map_err(busy)?
         }
-        None => match TcpListener::bind((Ipv4Addr::LOCALHOST, USUAL_PORT)).await {
+        None => match TcpListener::bind((Ipv4Addr::LOCALHOST, usual)).await {
             Ok(listener) => listener,
             Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
         },

@@ -6,11 +6,14 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, Response};
+use hyper::header::UPGRADE;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use crate::passing::Passing;
 
 /// How long a member may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -21,15 +24,27 @@ const MOST_IDLE: usize = 256;
 /// Idle connections by member.
 #[derive(Default)]
 pub(crate) struct Upstream {
-    idle: Mutex<HashMap<SocketAddr, Vec<SendRequest<Incoming>>>>,
+    idle: Mutex<HashMap<SocketAddr, Vec<SendRequest<Passing>>>>,
 }
 
 /// Why a member gave no answer.
 pub(crate) enum NoAnswer {
     /// It never saw the request, which is given back.
-    NotSent(Box<Request<Incoming>>),
+    NotSent(Box<Request<Passing>>),
     /// It may have seen it.
-    Broken(String),
+    Broken(hyper::Error),
+}
+
+/// A request that may be asked twice: it changes nothing (RFC 9110, section 9.2.1) and has no body.
+fn again(request: &Request<Passing>) -> Option<Request<Passing>> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    (safe && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)).then(|| {
+        let mut copy = Request::new(Passing::empty());
+        copy.method_mut().clone_from(request.method());
+        copy.uri_mut().clone_from(request.uri());
+        copy.headers_mut().clone_from(request.headers());
+        copy
+    })
 }
 
 impl Upstream {
@@ -37,19 +52,21 @@ impl Upstream {
     pub(crate) async fn send(
         &self,
         member: SocketAddr,
-        request: Request<Incoming>,
+        request: Request<Passing>,
     ) -> Result<Response<Incoming>, NoAnswer> {
         let mut request = request;
         // A kept connection may have been closed meanwhile; then the request comes back, and a new one is made.
         while let Some(mut sender) = self.take(member) {
+            let spare = again(&request);
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     self.keep(member, sender);
                     return Ok(response);
                 }
-                Err(mut error) => match error.take_message() {
+                // Or just as it was used, and nobody knows whether the member saw it.
+                Err(mut error) => match error.take_message().or(spare) {
                     Some(unsent) => request = unsent,
-                    None => return Err(NoAnswer::Broken(error.into_error().to_string())),
+                    None => return Err(NoAnswer::Broken(error.into_error())),
                 },
             }
         }
@@ -63,12 +80,12 @@ impl Upstream {
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) => Err(NoAnswer::NotSent(Box::new(unsent))),
-                None => Err(NoAnswer::Broken(error.into_error().to_string())),
+                None => Err(NoAnswer::Broken(error.into_error())),
             },
         }
     }
 
-    fn take(&self, member: SocketAddr) -> Option<SendRequest<Incoming>> {
+    fn take(&self, member: SocketAddr) -> Option<SendRequest<Passing>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(&member)?;
         kept.retain(|sender| !sender.is_closed());
@@ -77,7 +94,7 @@ impl Upstream {
         Some(kept.swap_remove(ready))
     }
 
-    fn keep(&self, member: SocketAddr, sender: SendRequest<Incoming>) {
+    fn keep(&self, member: SocketAddr, sender: SendRequest<Passing>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.entry(member).or_default();
         if kept.len() < MOST_IDLE && !sender.is_closed() {
@@ -86,7 +103,7 @@ impl Upstream {
     }
 }
 
-async fn connect(member: SocketAddr) -> io::Result<SendRequest<Incoming>> {
+async fn connect(member: SocketAddr) -> io::Result<SendRequest<Passing>> {
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(member))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

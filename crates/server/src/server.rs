@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use plimsoll_agent::{Agent, AgentError};
+use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Hints, Pace};
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
@@ -64,6 +65,9 @@ pub enum StartError {
     /// The local node cannot be kept.
     #[error("the local node cannot be kept")]
     Agent(#[from] AgentError),
+    /// The port that was asked for cannot be served.
+    #[error("the port for routes cannot be served: stop what has it, or give another --http-port")]
+    Router(#[source] DriverError),
     /// The system refused something else.
     #[error("the operating system refused")]
     Io(#[from] io::Error),
@@ -124,6 +128,10 @@ impl Server {
             vec![program, "router".into(), directory.display().to_string(), data.installation().to_string()];
         command.extend(settings.http_port.map(|port| port.to_string()));
         let router = RouterDriver::new(target, directory, command);
+        if settings.http_port.is_some_and(|port| port != 0) {
+            // Who names a port wants that one. Without, a router that does not start is a wait like any other.
+            router.address().await.map_err(StartError::Router)?;
+        }
         let drivers = Drivers::new().with(agent).with(router.clone());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch() };
         let reconciler = AppReconciler::new(
