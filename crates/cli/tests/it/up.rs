@@ -66,8 +66,22 @@ impl Shop {
     }
 
     fn up(&self, options: &[&str]) -> Up {
-        let arguments = [&["up", "app.yaml"], options].concat();
-        let mut command = self.command(&arguments);
+        self.start_up(self.command(&[&["up", "app.yaml"], options].concat()))
+    }
+
+    /// As the machine would after its next start: with another boot id, and without anything that was in memory.
+    fn up_after_reboot(&self) -> Up {
+        super::agent::take_network_down(&self.data().join("node"));
+        let boot = self.directory.path().join("boot_id");
+        std::fs::write(&boot, "11111111-2222-3333-4444-555555555555\n").unwrap();
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$1\" up app.yaml";
+        command.args(["--mount", "sh", "-c", script]).arg(boot).arg(env!("CARGO_BIN_EXE_plimsoll"));
+        command.env("PLIMSOLL_DATA_DIR", self.data()).current_dir(self.directory.path());
+        self.start_up(command)
+    }
+
+    fn start_up(&self, mut command: Command) -> Up {
         if !self.data().exists() {
             // The usual port belongs to whoever came first; afterwards it is the one before.
             command.args(["--http-port", "0"]);
@@ -112,6 +126,16 @@ impl Shop {
             doors.push(format!("{}/{}", mark["address"].as_str().unwrap(), mark["ports"]["http"]));
         }
         doors
+    }
+
+    /// In which boots its copies were started.
+    fn boots(&self) -> std::collections::BTreeSet<String> {
+        let boot = |name: &str| {
+            let path = self.data().join("node/instances").join(name).join("started.json");
+            let started: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            started["boot"].as_str().unwrap().to_owned()
+        };
+        self.programs().iter().map(|(name, _)| boot(name)).collect()
     }
 
     /// The program of every running copy.
@@ -243,9 +267,11 @@ fn after_everything_was_killed_it_comes_back_as_it_was() {
         super::agent::signal(pid, Signal::KILL);
     }
     assert!(shop.page(None).is_err(), "nothing is left");
-    let up = shop.up(&[]);
+    let (is_root, boot) = (rustix::process::geteuid().is_root(), shop.boots());
+    let up = if is_root { shop.up_after_reboot() } else { shop.up(&[]) };
     up.until_said("settled");
     assert_eq!(names(&shop), before, "the same copies");
+    assert_eq!(boot != shop.boots(), is_root, "in another boot, as root can make it look");
     let page = shop.page(None).unwrap();
     assert!(page.contains("rope, lamp, hat"), "{page}");
     up.interrupt();
