@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Requests per second and 99th percentile of the router, nginx and HAProxy in front of one compiled backend: 64 kept
-# connections, the proxy on one core, load and backend on the other, access logs on. Needs nginx, haproxy and wrk
+# connections, answers of 100 bytes and of 1 MiB, the proxy on one core, load and backend on the other, access logs on. Needs nginx, haproxy and wrk
 # (Debian packages); everything stays on the loopback address and ends with the script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,10 +8,14 @@ seconds=${SECONDS_EACH:-10}
 cargo build --quiet --release -p plimsoll
 backend=$(cargo bench --quiet -p plimsoll --bench figures --no-run --message-format json 2>/dev/null |
   python3 -c 'import json,sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable") and m["target"]["name"] == "figures"][-1])')
-server=; work=$(mktemp -d); chmod 755 "$work"
+server=; work=$(mktemp -d -p /var/lib); chmod 755 "$work"
 pids=()
 # The server first: it would start a router that ends again.
-finish() { kill "$server" 2>/dev/null && wait "$server"; kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"; }
+finish() { kill "$server" 2>/dev/null && wait "$server"; kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; plimsoll_network; rm -rf "$work"; }
+plimsoll_network() {
+  local bridge; bridge=plim$(tr -dc '0-9' <"$work/data/node/network.json")
+  ip link del "$bridge"; nft delete table ip "$bridge"
+}
 trap finish EXIT
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 cp "$backend" "$work/backend"
@@ -29,11 +33,11 @@ spec:
       routes: [{host: bench.localhost, port: http}]
       update: {soak: 0s}
 YAML
-target/release/plimsoll server --http-port 0 --data-dir "$work/data" >"$work/server.log" 2>&1 & server=$!
+taskset -c 0 target/release/plimsoll server --http-port 0 --data-dir "$work/data" >"$work/server.log" 2>&1 & server=$!
 until plimsoll get >/dev/null 2>&1; do sleep 0.1; done
 plimsoll apply -f "$work/app.yaml" --wait >/dev/null 2>&1
 instance=$(echo "$work"/data/node/instances/web-*)
-upstream=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["ports"]["http"])' "$instance/mark.json")
+upstream=$(python3 -c 'import json,sys; m = json.load(open(sys.argv[1])); print(m["address"] or "127.0.0.1", m["ports"]["http"], sep=":")' "$instance/mark.json")
 program=$(python3 -c 'import json,sys; s = json.load(open(sys.argv[1])); print(s["program"]["pid"], s["shim"]["pid"])' "$instance/started.json")
 read -r program shim <<<"$program"; pids+=("$shim" "$program")
 router=$(pgrep -f "plimsoll router $work/data/router"); pids+=("$router")
@@ -46,7 +50,7 @@ worker_processes 1; pid $work/nginx.pid; error_log $work/nginx.err; daemon off;
 events { worker_connections 1024; }
 http {
   access_log $work/nginx.log;
-  upstream web { server 127.0.0.1:$upstream; keepalive 64; }
+  upstream web { server $upstream; keepalive 64; }
   server { listen 127.0.0.1:$nginx_port; location / { proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection ""; } }
 }
 CONF
@@ -63,7 +67,7 @@ defaults
   timeout server 60s
 listen web
   bind 127.0.0.1:$haproxy_port
-  server one 127.0.0.1:$upstream
+  server one $upstream
 CONF
 taskset -c 0 nginx -c "$work/nginx.conf" >/dev/null 2>&1 & pids+=($!)
 taskset -c 0 haproxy -f "$work/haproxy.cfg" >"$work/haproxy.log" 2>&1 & pids+=($!)
@@ -71,10 +75,13 @@ for port in "$ours" "$nginx_port" "$haproxy_port"; do
   until curl -sf -o /dev/null -H 'Host: bench.localhost' "http://127.0.0.1:$port/"; do :; done
 done
 measure() {
-  taskset -c 1 wrk -t1 -c64 -d"${seconds}s" --latency -H 'Host: bench.localhost' "http://127.0.0.1:$2/" |
+  taskset -c 1 wrk -t1 -c64 -d"${seconds}s" --latency -H 'Host: bench.localhost' "http://127.0.0.1:$2$3" |
     awk -v name="$1" '/99%/ {p99 = $2} /Requests\/sec/ {rate = $2} /Non-2xx/ {bad = $NF} END {printf "%-8s %10.0f requests/s   p99 %8s   bad answers %d\n", name, rate, p99, bad}'
 }
-measure router "$ours"
-measure nginx "$nginx_port"
-measure haproxy "$haproxy_port"
+for path in / /large; do
+  echo "== $path"
+  measure router "$ours" "$path"
+  measure nginx "$nginx_port" "$path"
+  measure haproxy "$haproxy_port" "$path"
+done
 echo "bar: requests/s >= 0.8 x and p99 <= 1.25 x the better"

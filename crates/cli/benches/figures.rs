@@ -6,11 +6,13 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot go on ends here")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A directory that every user may pass through.
 fn directory() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    let above = if is_root { "/var/lib".into() } else { std::env::temp_dir() };
+    let directory = tempfile::tempdir_in(above).unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     directory
 }
@@ -87,12 +91,33 @@ impl Plane {
     }
 }
 
+impl Plane {
+    /// Numbers of all POST requests that a copy saw.
+    fn posts(&self) -> Vec<u32> {
+        let mut posts = Vec::new();
+        let list = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|it| it.path());
+        for app in list(&self.directory.path().join("data/node/volumes")) {
+            for slot in list(&app) {
+                let text = std::fs::read_to_string(slot.join("seen/posts")).unwrap_or_default();
+                posts.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            }
+        }
+        posts
+    }
+}
+
 impl Drop for Plane {
     fn drop(&mut self) {
         self.server.kill().ok();
         self.server.wait().ok();
         for pid in below(self.directory.path()) {
             Command::new("kill").args(["-9", &pid]).stderr(Stdio::null()).status().ok();
+        }
+        let network = std::fs::read_to_string(self.directory.path().join("data/node/network.json"));
+        if let Some(number) = network.ok().and_then(|text| Some(text.split([':', '}']).nth(1)?.to_owned())) {
+            let bridge = format!("plim{number}");
+            Command::new("ip").args(["link", "del", &bridge]).status().ok();
+            Command::new("nft").args(["delete", "table", "ip", &bridge]).status().ok();
         }
     }
 }
@@ -254,7 +279,7 @@ fn first_answer() {
     until(|| plane.router().is_some_and(|router| get(router, "page.localhost", "/").is_some()));
     let ours = began.elapsed();
     apply.wait().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let began = Instant::now();
     let mut child = Command::new("python3")
         .arg(plane.directory.path().join("page.py"))
@@ -290,45 +315,100 @@ fn restart() {
     println!("kill -9 and restart with 200          {:>8} ms   {same}   bar <= 2000 ms", took.as_millis());
 }
 
-/// A compiled backend: answers every request, a path that begins with `/slow` over two seconds.
+/// A compiled backend: answers every request, `/slow` over two seconds and `/large` with 1 MiB. It notes the number of
+/// every POST in the directory `seen`, if there is one.
 fn backend() {
     let port: u16 = std::env::var("PORT").unwrap().parse().unwrap();
-    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let seen = std::fs::OpenOptions::new().create(true).append(true).open("seen/posts").ok().map(Arc::new);
     for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || converse(stream));
+        let seen = seen.clone();
+        std::thread::spawn(move || converse(stream, seen.as_deref()));
     }
 }
 
-/// One connection of the backend: HTTP/1.1 with known lengths, as the load below speaks it.
-fn converse(stream: TcpStream) -> Option<()> {
+/// A compiled consumer: asks its provider anew, over a connection of its own, for every request that it gets.
+fn relay() {
+    let port: u16 = std::env::var("PORT").unwrap().parse().unwrap();
+    let provider = format!("{}:{}", std::env::var("API_HOST").unwrap(), std::env::var("API_PORT").unwrap());
+    let provider: SocketAddr = provider.parse().unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || pass_on(stream, provider));
+    }
+}
+
+/// One connection of the consumer.
+fn pass_on(stream: TcpStream, provider: SocketAddr) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut writer = stream;
     loop {
-        let (mut length, mut slow, mut first) = (0, false, true);
+        let asked = Asked::read(&mut reader)?;
+        let status = match request(provider, asked.number, &mut None) {
+            Ok(()) => "200 OK",
+            Err(_) => "502 Bad Gateway",
+        };
+        write!(writer, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").ok()?;
+    }
+}
+
+/// A request, as the load below makes them: HTTP/1.1 with known lengths.
+struct Asked {
+    first: String,
+    number: u32,
+}
+
+impl Asked {
+    fn read(reader: &mut BufReader<TcpStream>) -> Option<Self> {
+        let (mut asked, mut length) = (Self { first: String::new(), number: 0 }, 0);
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line).ok()? == 0 {
                 return None;
             }
-            let line = line.trim_end();
+            let line = line.trim_end().to_lowercase();
             if line.is_empty() {
                 break;
             }
-            slow |= first && line.contains("/slow");
-            first = false;
-            if let Some(text) = line.to_lowercase().strip_prefix("content-length:") {
+            if let Some(text) = line.strip_prefix("content-length:") {
                 length = text.trim().parse().ok()?;
+            } else if let Some(text) = line.strip_prefix("x-number:") {
+                asked.number = text.trim().parse().ok()?;
+            }
+            if asked.first.is_empty() {
+                asked.first = line;
             }
         }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        let (pieces, pause) = if slow { (20, Duration::from_millis(100)) } else { (1, Duration::ZERO) };
-        let text = "x".repeat(100);
+        reader.read_exact(&mut vec![0; length]).ok()?;
+        Some(asked)
+    }
+}
+
+/// One connection of the backend.
+fn converse(stream: TcpStream, seen: Option<&std::fs::File>) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut writer = stream;
+    let large = "x".repeat(1 << 20);
+    loop {
+        let asked = Asked::read(&mut reader)?;
+        if let (Some(mut seen), true) = (seen, asked.first.starts_with("post")) {
+            // One write: copies of one slot append to one file.
+            seen.write_all(format!("{}\n", asked.number).as_bytes()).ok()?;
+        }
+        let (pieces, pause) = if asked.first.contains("/slow") {
+            (20, Duration::from_millis(100))
+        } else {
+            (1, Duration::ZERO)
+        };
+        let text = if asked.first.contains("/large") { &large[..] } else { &large[..100] };
         write!(writer, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len() * pieces).ok()?;
         for _ in 0..pieces {
             writer.write_all(text.as_bytes()).ok()?;
-            std::thread::park_timeout(pause);
+            if !pause.is_zero() {
+                std::thread::park_timeout(pause);
+            }
         }
     }
 }
@@ -380,8 +460,10 @@ fn request(router: SocketAddr, number: u32, kept: &mut Option<BufReader<TcpStrea
     let path = if number % 20 == 7 { "/slow" } else { "/" };
     let (method, body) =
         if number.is_multiple_of(2) { ("POST", "y".repeat(1000)) } else { ("GET", String::new()) };
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: load.localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: load.localhost\r\nX-Number: {number}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
     let (mut status, mut length) = (String::new(), 0);
     loop {
@@ -405,18 +487,22 @@ fn request(router: SocketAddr, number: u32, kept: &mut Option<BufReader<TcpStrea
     if status.contains(" 200 ") { Ok(()) } else { Err(std::io::Error::other(status)) }
 }
 
+/// A copy of this program where users of instances find it: they may not read the build's directory.
+fn own_program(plane: &Plane) -> String {
+    let program = plane.directory.path().join("backend");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    program.display().to_string()
+}
+
 fn rolling() {
     let rolls: u32 = std::env::var("ROLLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let mut plane = Plane::start();
-    let program = std::env::current_exe().unwrap();
-    // Instances run as other users, who may not read the build's directory.
-    let backend = plane.directory.path().join("backend");
-    std::fs::copy(program, &backend).unwrap();
     let text = format!(
         "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: load}}\nspec:\n  components:\n    web:\n      \
-         command: [{}, backend]\n      replicas: 3\n      ports: {{http: 80}}\n      health: {{http: {{port: http}}, \
-         every: 1s}}\n      routes: [{{host: load.localhost, port: http}}]\n      update: {{soak: 0s}}\n",
-        backend.display()
+         command: [{}, backend]\n      replicas: 3\n      ports: {{http: 80}}\n      volumes: {{seen: {{path: seen}}}}\n      \
+         health: {{http: {{port: http}}, every: 1s}}\n      routes: [{{host: load.localhost, port: http}}]\n      \
+         update: {{soak: 0s}}\n",
+        own_program(&plane)
     );
     let file = plane.write("app.yaml", &text);
     plane.must(&["apply", "-f", &file, "--wait"]);
@@ -437,19 +523,64 @@ fn rolling() {
     });
     let (requests, failed) = (seen.requests.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
     println!("{rolls} rolling updates at 1,000 requests/s   {failed} of {requests} requests failed   bar 0");
+    let posts = plane.posts();
+    let distinct: BTreeSet<&u32> = posts.iter().collect();
+    println!(
+        "  of them POST                        {:>8} seen by a copy, {} seen twice   bar 0",
+        posts.len(),
+        posts.len() - distinct.len()
+    );
+}
+
+fn provider() {
+    let rolls = 20;
+    let plane = Plane::start();
+    let text = format!(
+        "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: load}}\nspec:\n  components:\n    api:\n      \
+         command: [{0}, backend]\n      replicas: 3\n      ports: {{http: 80}}\n      \
+         health: {{http: {{port: http}}, every: 1s}}\n      provides: {{rest: {{interface: http}}}}\n      \
+         update: {{soak: 0s}}\n    web:\n      command: [{0}, relay]\n      replicas: 2\n      ports: {{http: 80}}\n      \
+         health: {{tcp: {{port: http}}, every: 1s}}\n      consumes: {{api: {{interface: http, from: api/rest}}}}\n      \
+         routes: [{{host: load.localhost, port: http}}]\n      update: {{soak: 0s}}\n",
+        own_program(&plane)
+    );
+    let file = plane.write("app.yaml", &text);
+    plane.must(&["apply", "-f", &file, "--wait"]);
+    let consumers = || {
+        let mut found = plane.programs();
+        found.retain(|(name, _)| name.starts_with("web-"));
+        found
+    };
+    let (before, router, seen) = (consumers(), plane.router().unwrap(), Load::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| load(router, 500, &seen));
+        for _ in 0..rolls {
+            plane.must(&["rollout", "restart", "load", "--component", "api"]);
+            plane.must(&["wait", "load"]);
+        }
+        seen.stop.store(true, Ordering::Relaxed);
+    });
+    let (requests, failed) = (seen.requests.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
+    let same = if consumers() == before { "the same consumers" } else { "OTHER CONSUMERS" };
+    println!(
+        "{rolls} rolls of a provider at 500 requests/s   {failed} of {requests} requests failed, {same}   bar 0"
+    );
 }
 
 fn main() {
-    if std::env::args().nth(1).is_some_and(|word| word == "backend") {
-        return backend();
+    match std::env::args().nth(1).as_deref() {
+        Some("backend") => return backend(),
+        Some("relay") => return relay(),
+        _ => {}
     }
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with("--")).unwrap_or_default();
-    let figures: [(&str, fn()); 5] = [
+    let figures: [(&str, fn()); 6] = [
         ("memory", memory),
         ("hundred", hundred),
         ("first-answer", first_answer),
         ("restart", restart),
         ("rolling", rolling),
+        ("provider", provider),
     ];
     for (name, figure) in figures {
         if name.contains(&wanted) {

@@ -68,6 +68,30 @@ fn a_long_chain_of_components_is_refused_before_it_is_followed() {
 }
 
 #[test]
+fn every_map_has_a_largest_size() {
+    let entries =
+        |count: u32, entry: &str| (0..count).map(|n| format!("n{n}: {entry}")).collect::<Vec<_>>().join(", ");
+    for (field, most, entry) in [
+        ("ports", 64, "80"),
+        ("env", 500, "x"),
+        ("files", 200, "{content: x}"),
+        ("volumes", 16, "{path: x}"),
+        ("provides", 32, "{interface: i}"),
+        ("consumes", 32, "{interface: i, from: b/c}"),
+    ] {
+        let entries = entries(most + 1, entry);
+        let text = format!(
+            "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: a}}\nspec:\n  components:\n    w:\n      \
+             command: [x]\n      {field}: {{{entries}}}\n"
+        );
+        let told = told(&text);
+        let expected =
+            format!("spec.components.w.{field}: there are {} entries; {most} are allowed", most + 1);
+        assert!(told.contains(&expected), "{field}: {told}");
+    }
+}
+
+#[test]
 fn full_files_of_nonsense_are_refused() {
     let head = "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {name: a}\nspec: {components: {web: {";
     let fill = |unit: &str| unit.repeat((LARGEST_FILE - 200) / unit.len());

@@ -21,7 +21,7 @@ pub struct AppSpec {
     pub target: Option<TargetName>,
     /// The workloads, by name.
     #[serde(default)]
-    #[schemars(length(max = 200))]
+    #[schemars(extend("maxProperties" = 200))]
     pub components: BTreeMap<ComponentName, Component>,
 }
 
@@ -49,19 +49,19 @@ pub struct Component {
     pub replicas: Option<u32>,
     /// The program's own ports, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 64), extend("additionalProperties" = {"type": "integer", "minimum": 1, "maximum": 65535}))]
+    #[schemars(extend("maxProperties" = 64), extend("additionalProperties" = {"type": "integer", "minimum": 1, "maximum": 65535}))]
     pub ports: BTreeMap<PartName, u16>,
     /// Environment variables. Literals may hold `${…}`; see [`crate::template`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 500))]
+    #[schemars(extend("maxProperties" = 500))]
     pub env: BTreeMap<KeyName, EnvValue>,
     /// Files written before the program starts, by path relative to the instance's own directory.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 200))]
+    #[schemars(extend("maxProperties" = 200))]
     pub files: BTreeMap<String, FileContent>,
     /// Directories that outlive instances and revisions, one for each slot.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("maxProperties" = 16))]
     pub volumes: BTreeMap<PartName, Volume>,
     /// Limits of each copy.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
@@ -71,11 +71,11 @@ pub struct Component {
     pub health: Option<Health>,
     /// What others may consume from this component, by endpoint name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32))]
     pub provides: BTreeMap<PartName, Provide>,
     /// What this component needs from others; it starts when they are ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32))]
     pub consumes: BTreeMap<PartName, Consume>,
     /// Host and path combinations that lead to this component.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -88,7 +88,7 @@ pub struct ProjectSpec {
 pub struct TargetSpec {
     /// What runs programs, by runtime name.
     #[serde(default)]
-    #[schemars(length(max = 64))]
+    #[schemars(extend("maxProperties" = 64))]
     pub runtimes: BTreeMap<RuntimeName, Runtime>,
 }
 
@@ -127,7 +127,7 @@ impl TargetSpec {
 pub struct SecretSpec {
     /// Values by key; sealed before they reach a store.
     #[serde(default)]
-    #[schemars(length(max = 256))]
+    #[schemars(extend("maxProperties" = 256))]
     pub data: BTreeMap<KeyName, Sealed>,
 }
 

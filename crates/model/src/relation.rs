@@ -21,7 +21,7 @@ pub struct Provide {
     /// Data for consumers beside `host`, `port` and `uri`. Values may hold `${host}`, `${port:NAME}` and
     /// `${secret:NAME/KEY}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(extend("maxProperties" = 64))]
     pub data: BTreeMap<KeyName, String>,
 }
 

@@ -5,12 +5,15 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 /// Lines that wait at most; more than that are dropped rather than holding up requests.
-const MOST_WAITING: usize = 4096;
+const MOST_WAITING: usize = 8192;
+
+/// How long lines are gathered before they are written: waking this thread for each would cost more than the request.
+const GATHERED: Duration = Duration::from_millis(20);
 
 /// Size in bytes at which the log is moved aside.
 const LARGEST: u64 = 64 << 20;
@@ -67,6 +70,7 @@ fn write(path: &PathBuf, waiting: &Receiver<Line>) {
     let mut file = open(path);
     let mut size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |it| it.len());
     while let Ok(first) = waiting.recv() {
+        std::thread::sleep(GATHERED);
         let mut text = Vec::new();
         for line in std::iter::once(first).chain(waiting.try_iter().take(MOST_WAITING)) {
             if serde_json::to_writer(&mut text, &line).is_ok() {

@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use plimsoll_model::id::InstallationId;
 use plimsoll_shim::{read, write_durably};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
 use crate::access::AccessLog;
@@ -21,6 +23,9 @@ use crate::tcp::Listeners;
 
 /// Where routes are served the first time, if that port is free; afterwards always where they were.
 const USUAL_PORT: u16 = 8080;
+
+/// Threads that pass on traffic.
+const MOST_WORKERS: usize = 8;
 
 const LISTEN: &str = "listen.json";
 const LOCK: &str = "lock";
@@ -55,12 +60,16 @@ pub fn run(directory: &Path, installation: InstallationId, port: Option<u16>) ->
         .map_err(failed("open its lock"))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|errno| failed("take its lock: another one runs")(errno.into()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(failed("start its threads"))?;
+    let runtime = runtime().map_err(failed("start its threads"))?;
     runtime.block_on(serve(directory, installation, port))
+}
+
+/// As many workers as there are cores for us, up to a few: a single one wakes nobody else.
+fn runtime() -> io::Result<Runtime> {
+    match std::thread::available_parallelism().map_or(1, NonZero::get) {
+        1 => Builder::new_current_thread().enable_all().build(),
+        cores => Builder::new_multi_thread().worker_threads(cores.min(MOST_WORKERS)).enable_all().build(),
+    }
 }
 
 async fn serve(directory: &Path, installation: InstallationId, port: Option<u16>) -> Result<(), RouterError> {

@@ -99,6 +99,8 @@ pub(crate) fn enter_network(network: &Network) -> io::Result<()> {
     move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
     tool(&["ip", "-batch", "-"], &inside)?;
     std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1")?;
+    // Nobody else is here who could mind which port the program takes.
+    std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
     if !ports.is_empty() {
         let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
         let rules = format!(
