@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
 use plimsoll_model::ObjectKey;
@@ -22,6 +23,9 @@ use crate::networks::Networks;
 use crate::place::{Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory};
 use crate::render::{self, RenderError};
 use crate::users::{NoUser, Users};
+
+/// Time between two looks whether the node's network is as it should be.
+const NETWORK_LOOK: Duration = Duration::from_secs(30);
 
 /// Lines that are kept as the last words of a copy.
 const LAST_WORDS: usize = 20;
@@ -114,6 +118,7 @@ impl Agent {
         let runtime = tokio::runtime::Handle::current();
         let agent = Self { inner: Arc::new(Inner { config, setting, runtime, boot, state }) };
         agent.inner.adopt().map_err(fail(&directory.join("instances")))?;
+        tokio::spawn(keep_up(Arc::downgrade(&agent.inner.setting.networks)));
         Ok(agent)
     }
 }
@@ -241,7 +246,7 @@ impl Inner {
         let place = self.place(instance);
         let written = (|| {
             remove_tree_io(draft.path())?;
-            passable_directory(draft.path())?;
+            private_directory(draft.path(), None)?;
             let slot = self.volumes(&mark.app).join(format!("{}-{}", mark.component, mark.slot.0));
             if !mark.launch.volumes.is_empty() {
                 passable_directory(&self.volumes(&mark.app))?;
@@ -338,6 +343,16 @@ impl Copy {
             .map_err(|error| transient("the instance's intent cannot be written", &error))?;
         self.intent.send_replace(intent);
         Ok(())
+    }
+}
+
+/// Looks after the node's network for as long as there is an agent.
+async fn keep_up(networks: Weak<Networks>) {
+    loop {
+        tokio::time::sleep(NETWORK_LOOK).await;
+        let Some(networks) = networks.upgrade() else { return };
+        // What cannot be put right now is tried again; whoever needs the network meanwhile is told.
+        tokio::task::spawn_blocking(move || networks.keep_up().ok()).await.ok();
     }
 }
 

@@ -14,13 +14,13 @@ use plimsoll_model::health::Health;
 use plimsoll_model::id::InstanceId;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::world::{Blockage, Exit, Instance, Limit, Phase};
-use plimsoll_shim::SHARED;
+use plimsoll_shim::{RUN, Run, SHARED, read};
 use tokio::sync::watch;
 
 use crate::agent::OnChange;
 use crate::cgroups::Cgroups;
 use crate::networks::Networks;
-use crate::place::{Counters, Intent, Mark, Place};
+use crate::place::{Counters, Intent, Mark, Place, passable_directory};
 use crate::render::{self, RenderError};
 use crate::runner::{self, Runner, Surroundings};
 use crate::{probe, runner::Latest};
@@ -236,6 +236,13 @@ impl Keeper {
             }
         }
         let exit = runner.outcome(&self.place).await?;
+        if runner.was_not_begun(&self.place)? {
+            // That was not the program's fault: the log has the reason.
+            self.networks.distrust();
+            self.enter(Phase::Blocked { by: Blockage::Network });
+            self.pause(BLOCKED_PAUSE).await;
+            return Ok(());
+        }
         self.note_exit(exit);
         self.failures = if began.elapsed() >= LONG_RUN { 0 } else { self.failures.saturating_add(1) };
         self.enter(Phase::Backoff { since: Span::ZERO });
@@ -250,7 +257,10 @@ impl Keeper {
         if let Some(exit) = exit {
             self.note_exit(exit);
         }
-        let blocked = if attempt == 0 { self.place_content() } else { None };
+        let run: Option<Run> = read(self.place.path(), RUN)?;
+        // Written before every start, so that it is certain where the program has never been.
+        let is_first = run.is_some_and(|run| run.attempt == 0);
+        let blocked = if is_first { self.first_start()? } else { None };
         let started = if let Some(blockage) = blocked {
             Err(blockage)
         } else {
@@ -279,15 +289,18 @@ impl Keeper {
     fn surroundings(&self) -> Result<Surroundings, Blockage> {
         let network = self.mark.address.map(|address| {
             let ports = self.mark.ports.values().copied().collect();
-            self.networks.of(address, ports).map_err(|_| Blockage::Network)
+            self.networks.of(address, ports).map_err(|error| {
+                plimsoll_shim::note(self.place.path(), &format!("it cannot be started: {error}"));
+                Blockage::Network
+            })
         });
         Ok(Surroundings { groups: self.limit(), network: network.transpose()?, tmp: self.own_tmp() })
     }
 
-    /// What takes the place of `/tmp`: nothing without root, nor where `/tmp` holds the node's own directory.
+    /// What takes the place of `/tmp`: nothing where we may not mount, nor where `/tmp` holds the node's own directory.
     fn own_tmp(&self) -> Option<PathBuf> {
         let hides_us = SHARED.iter().any(|shared| self.place.path().starts_with(shared));
-        (self.mark.user.is_some() && !hides_us).then(|| self.place.tmp())
+        (!hides_us && self.networks.has_mounts()).then(|| self.place.tmp())
     }
 
     /// Makes the instance's groups, anew for each run: a reboot forgets them. Notes what cannot be enforced.
@@ -307,14 +320,18 @@ impl Keeper {
         limited.groups
     }
 
-    /// Before the first run only: afterwards the directory is the program's own, and nothing is written there.
-    fn place_content(&self) -> Option<Blockage> {
+    /// Puts the program in its place and lets it in. Before the first run only: afterwards the directory is the
+    /// program's own, and nothing is written there.
+    fn first_start(&self) -> io::Result<Option<Blockage>> {
         match render::place_content(&self.place, &self.mark, &self.content) {
-            Ok(true) => None,
-            Ok(false) | Err(RenderError::Listing(_) | RenderError::Outside(_) | RenderError::NoSecret(_)) => {
-                Some(Blockage::Content)
+            Ok(true) => {
+                if let Some(why) = self.networks.why_shared().filter(|_| self.mark.address.is_none()) {
+                    plimsoll_shim::note(self.place.path(), &format!("it shares the node's network: {why}"));
+                }
+                passable_directory(self.place.path()).map(|()| None)
             }
-            Err(RenderError::Disk(error)) => Some(blockage(&error)),
+            Err(RenderError::Disk(error)) => Ok(Some(blockage(&error))),
+            Ok(false) | Err(_) => Ok(Some(Blockage::Content)),
         }
     }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use plimsoll_shim::{Network, read, tool, write_durably};
 use serde::{Deserialize, Serialize};
@@ -18,11 +20,19 @@ const FILE: &str = "network.json";
 const CHOICES: u8 = 64;
 const PREFIX: u8 = 22;
 
+/// How long what was set up is taken to be there still: other tools change networks and flush rules.
+const TRUSTED: Duration = Duration::from_secs(10);
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
 /// The network of a node, as it is kept on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Chosen {
     /// Which of the choices.
     number: u8,
+    /// The machine did not forward packets before.
+    #[serde(default)]
+    forwards: bool,
 }
 
 impl Chosen {
@@ -39,26 +49,51 @@ impl Chosen {
     fn hosts(self) -> impl Iterator<Item = Ipv4Addr> {
         (2..1023).map(move |host| self.host(host))
     }
+
+    fn device(self) -> PathBuf {
+        Path::new("/sys/class/net").join(self.bridge())
+    }
+
+    /// Whose it is: the directory of its node.
+    fn owner(self) -> Option<String> {
+        let alias = std::fs::read_to_string(self.device().join("ifalias")).ok()?;
+        Some(alias.trim_end().to_owned()).filter(|alias| !alias.is_empty())
+    }
 }
 
 /// What is known about the node's network.
 enum State {
     /// Nobody has asked yet.
     NotTried,
-    Up(Chosen),
-    /// This node cannot have one.
-    Impossible,
+    Up {
+        chosen: Chosen,
+        /// When all of it was there; unknown since something went wrong with it.
+        at: Option<Instant>,
+    },
+    /// This node cannot have one; why.
+    Impossible(String),
 }
 
-/// The node's network.
+/// The node's network, and whether instances may have mounts of their own.
 pub(crate) struct Networks {
     directory: PathBuf,
-    state: std::sync::Mutex<State>,
+    state: Mutex<State>,
+    has_mounts: OnceLock<bool>,
 }
 
 impl Networks {
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), state: std::sync::Mutex::new(State::NotTried) }
+        let state = Mutex::new(State::NotTried);
+        Self { directory: directory.to_owned(), state, has_mounts: OnceLock::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an instance may have mounts of its own: not without root, nor in most containers.
+    pub(crate) fn has_mounts(&self) -> bool {
+        *self.has_mounts.get_or_init(|| tool(&["unshare", "--mount", "true"], "").is_ok())
     }
 
     /// An address that nobody has, or `None` where instances share the node's network.
@@ -83,90 +118,158 @@ impl Networks {
         })
     }
 
-    /// Sets the network up, once in this process' life.
-    fn up(&self) -> io::Result<Option<Chosen>> {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let State::NotTried = *state {
-            let kept = read(&self.directory, FILE)?;
-            *state = match kept {
-                // Instances have addresses in it: whatever is in the way now has to go.
-                Some(chosen) => {
-                    self.set_up(chosen)?;
-                    State::Up(chosen)
-                }
-                None => self.choose()?.map_or(State::Impossible, State::Up),
-            };
-        }
-        match *state {
-            State::Up(chosen) => Ok(Some(chosen)),
-            _ => Ok(None),
+    /// Has the network looked at anew before anybody uses it again.
+    pub(crate) fn distrust(&self) {
+        if let State::Up { at, .. } = &mut *self.lock() {
+            *at = None;
         }
     }
 
-    /// The first choice that nobody else has; `None` if there is none or we may not.
-    fn choose(&self) -> io::Result<Option<Chosen>> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(None);
+    /// Puts back what others took away of a network that is in use.
+    pub(crate) fn keep_up(&self) -> io::Result<()> {
+        let is_used = !matches!(*self.lock(), State::NotTried) || self.directory.join(FILE).exists();
+        if is_used { self.up().map(drop) } else { Ok(()) }
+    }
+
+    /// Sets the network up, unless it was found in order just now.
+    fn up(&self) -> io::Result<Option<Chosen>> {
+        let mut state = self.lock();
+        let known = match *state {
+            State::Impossible(_) => return Ok(None),
+            State::Up { chosen, at: Some(at) } if at.elapsed() < TRUSTED => return Ok(Some(chosen)),
+            State::Up { chosen, .. } => Some(chosen),
+            State::NotTried => read(&self.directory, FILE)?,
+        };
+        let chosen = match known {
+            // Instances have addresses in it: whatever is in the way now has to go.
+            Some(chosen) => self.set_up(chosen).map_err(Refused::Now),
+            None => self.choose(),
+        };
+        match chosen {
+            Ok(chosen) => {
+                *state = State::Up { chosen, at: Some(Instant::now()) };
+                Ok(Some(chosen))
+            }
+            Err(Refused::Now(error)) => Err(error),
+            Err(Refused::ForGood(why)) => {
+                *state = State::Impossible(why);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Why instances share the node's network, if that is certain.
+    pub(crate) fn why_shared(&self) -> Option<String> {
+        match &*self.lock() {
+            State::Impossible(why) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    /// The first choice that nobody else has.
+    fn choose(&self) -> Result<Chosen, Refused> {
+        for needed in
+            [&["unshare", "--net", "true"][..], &["ip", "link", "show", "lo"], &["nft", "list", "tables"]]
+        {
+            tool(needed, "")?;
         }
         for number in 0..CHOICES {
-            let chosen = Chosen { number };
-            if is_used(chosen) {
+            let chosen = Chosen { number, forwards: false };
+            // What a crash left of an earlier choice is chosen again.
+            let is_ours = chosen.owner().is_some_and(|owner| *owner == *self.directory.display().to_string());
+            if !is_ours && is_used(chosen) {
                 continue;
             }
-            // Of two that choose at once, one makes it.
-            match tool(&["ip", "link", "add", &chosen.bridge(), "type", "bridge"], "") {
-                Err(_) if Path::new("/sys/class/net").join(chosen.bridge()).exists() => {}
-                Err(_) => return Ok(None),
-                Ok(()) if self.set_up(chosen).is_ok() => {
-                    write_durably(&self.directory, FILE, &chosen)?;
-                    return Ok(Some(chosen));
-                }
-                Ok(()) => {
-                    take_down(chosen);
-                    return Ok(None);
-                }
+            match self.add(chosen) {
+                // Of two that choose at once, one makes it.
+                Err(_) if !is_ours && chosen.device().exists() => continue,
+                Err(error) if !is_ours => return Err(error.into()),
+                _ => {}
             }
+            let done = self.set_up(chosen).and_then(|chosen| {
+                write_durably(&self.directory, FILE, &chosen)?;
+                Ok(chosen)
+            });
+            if done.is_err() {
+                take_down(chosen);
+            }
+            return Ok(done?);
         }
-        Ok(None)
+        Err(Refused::ForGood("all of 10.209.0.0/16 is in use".to_owned()))
+    }
+
+    /// Makes the bridge. Its hardware address is given: the kernel would choose another one with each change of ports.
+    fn add(&self, chosen: Chosen) -> io::Result<()> {
+        let (bridge, owner) = (chosen.bridge(), self.directory.display().to_string());
+        let [a, b, c, d] = chosen.host(1).octets();
+        let address = format!("02:70:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        let script =
+            format!("link add {bridge} address {address} type bridge\nlink set {bridge} alias \"{owner}\"\n");
+        tool(&["ip", "-batch", "-"], &script)
     }
 
     /// Makes what is not there: after a reboot that is everything.
-    fn set_up(&self, chosen: Chosen) -> io::Result<()> {
+    fn set_up(&self, mut chosen: Chosen) -> io::Result<Chosen> {
         let bridge = chosen.bridge();
-        let device = Path::new("/sys/class/net").join(&bridge);
-        if !device.exists() {
-            tool(&["ip", "link", "add", &bridge, "type", "bridge"], "")?;
+        if !chosen.device().exists() {
+            self.add(chosen)?;
         }
-        let owner = self.directory.display().to_string();
-        let alias = std::fs::read_to_string(device.join("ifalias")).unwrap_or_default();
-        match alias.trim_end() {
-            "" => std::fs::write(device.join("ifalias"), &owner)?,
-            other if other == owner => {}
-            other => return Err(io::Error::other(format!("{bridge} belongs to {other}"))),
+        match chosen.owner() {
+            Some(owner) if *owner == *self.directory.display().to_string() => {}
+            other => {
+                let other = other.unwrap_or_else(|| "somebody else".to_owned());
+                return Err(io::Error::other(format!("{bridge} belongs to {other}")));
+            }
         }
         tool(
             &["ip", "-batch", "-"],
             &format!("addr replace {}/{PREFIX} dev {bridge}\nlink set {bridge} up\n", chosen.host(1)),
         )?;
-        // Addresses of services are loopback addresses, also for those who come through the bridge.
-        std::fs::write(format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
         tool(&["nft", "-f", "-"], &rules(&bridge, chosen.host(0)))?;
-        let forward = "/proc/sys/net/ipv4/ip_forward";
-        if std::fs::read_to_string(forward)?.trim() == "0" {
-            std::fs::write(forward, "1")?;
+        // Addresses of services are loopback addresses, also for those who come through the bridge. Only now, when the
+        // rules keep the rest of them out of reach.
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
+        if std::fs::read_to_string(FORWARD)?.trim() == "0" {
+            chosen.forwards = true;
+            write_durably(&self.directory, FILE, &chosen)?;
+            std::fs::write(FORWARD, "1")?;
         }
-        Ok(())
+        Ok(chosen)
     }
 
     /// Takes the network down and forgets it, when no instance is left.
     pub(crate) fn give_back(&self) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let State::Up(chosen) = *state {
-            std::fs::remove_file(self.directory.join(FILE))?;
+        let mut state = self.lock();
+        let chosen = match *state {
+            State::Up { chosen, .. } => Some(chosen),
+            _ => read(&self.directory, FILE)?,
+        };
+        if let Some(chosen) = chosen {
             take_down(chosen);
+            std::fs::remove_file(self.directory.join(FILE))?;
             *state = State::NotTried;
         }
         Ok(())
+    }
+}
+
+/// Why there is no network.
+enum Refused {
+    /// That may be another time.
+    Now(io::Error),
+    /// This machine does not let us.
+    ForGood(String),
+}
+
+impl From<io::Error> for Refused {
+    /// A tool that could not be started for want of memory or processes says nothing about this machine.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::Other | io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                Self::ForGood(error.to_string())
+            }
+            _ => Self::Now(error),
+        }
     }
 }
 
@@ -206,6 +309,11 @@ table ip {bridge} {{
 
 fn take_down(chosen: Chosen) {
     let bridge = chosen.bridge();
-    tool(&["nft", "delete", "table", "ip", &bridge], "").ok();
     tool(&["ip", "link", "del", &bridge], "").ok();
+    tool(&["nft", "delete", "table", "ip", &bridge], "").ok();
+    let mut devices = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let is_last = !devices.any(|device| device.file_name().to_string_lossy().starts_with("plim"));
+    if chosen.forwards && is_last {
+        std::fs::write(FORWARD, "0").ok();
+    }
 }

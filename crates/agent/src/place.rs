@@ -11,12 +11,15 @@
 //!   tmp/           the program's own temporary files
 //!   work/          where the program runs: its files, and links to its volumes
 //! ```
+//!
+//! Until the first start nobody but root can pass into it, so that root may write what will be the program's own;
+//! afterwards root does not write there again. Volumes belong to programs from their first use on.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use plimsoll_driver::Marked;
@@ -162,12 +165,17 @@ pub(crate) fn passable_directory(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o711))
 }
 
-/// Gives a file or directory to the user of an instance.
+/// Gives a file or directory to the user of an instance; a link itself, not what it leads to.
 pub(crate) fn own(path: &Path, user: Option<u32>) -> io::Result<()> {
     match user {
-        Some(user) => chown(path, Some(user), Some(user)),
+        Some(user) => lchown(path, Some(user), Some(user)),
         None => Ok(()),
     }
+}
+
+/// Makes everything below a directory durable, with whatever else waits to be written on its disk.
+pub(crate) fn sync_below(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(path)?)?)
 }
 
 /// Makes the entries of a directory durable.

@@ -1,6 +1,7 @@
 //! Whether a program answers as its declaration says.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use plimsoll_model::health::{ExecProbe, Health, HttpProbe, Probe};
 use plimsoll_model::id::PartName;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -83,12 +86,38 @@ async fn exec(probe: &ExecProbe, beside: &[String]) -> Result<(), String> {
     let name = probe.command.first().ok_or_else(|| "it has no command".to_owned())?;
     let (shim, arguments) = beside.split_first().ok_or_else(|| "there is no supervisor".to_owned())?;
     let mut command = Command::new(shim);
-    command.args(arguments).args(&probe.command).current_dir("/");
+    command.args(arguments).args(&probe.command).current_dir("/").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = command.output().await.map_err(|error| format!("{name}: {error}"))?;
-    if output.status.success() {
+    let mut child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
+    let mut group = Group(child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())));
+    let (mut said, mut complained) = (Vec::new(), Vec::new());
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (_, _, status) =
+        tokio::join!(beginning(out, &mut said), beginning(err, &mut complained), child.wait());
+    let status = status.map_err(|error| format!("{name}: {error}"))?;
+    // Its number is free for others from here on.
+    group.0 = None;
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    Err(format!("{name}: {}: {}", output.status, said.trim_end()))
+    complained.append(&mut said);
+    Err(format!("{name}: {status}: {}", String::from_utf8_lossy(&complained).trim_end()))
+}
+
+/// Keeps the beginning of an output, and lets the rest go by.
+async fn beginning(output: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) -> io::Result<()> {
+    let Some(mut output) = output else { return Ok(()) };
+    (&mut output).take(LARGEST as u64).read_to_end(kept).await?;
+    tokio::io::copy(&mut output, &mut tokio::io::sink()).await.map(drop)
+}
+
+/// A command's processes, which end with its probe.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            kill_process_group(leader, Signal::KILL).ok();
+        }
+    }
 }

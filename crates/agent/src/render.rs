@@ -9,10 +9,10 @@ use std::path::{Component, Path, PathBuf};
 use plimsoll_driver::SecretValues;
 use plimsoll_model::id::Digest;
 use plimsoll_model::revision::{Content, Listing};
-use plimsoll_model::step::{Fragment, Launch, Rendered};
+use plimsoll_model::step::{Fragment, Launch, Rendered, VolumeMount};
 use plimsoll_shim::Run;
 
-use crate::place::{Mark, Place, own, private_directory};
+use crate::place::{Mark, Place, own, private_directory, sync_below};
 
 /// What every program finds in its environment unless it declares otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -24,6 +24,8 @@ pub(crate) enum RenderError {
     NoSecret(String),
     #[error("{0} leads out of the instance's directory")]
     Outside(String),
+    #[error("{0} lies in a volume, which is the program's own")]
+    InVolume(String),
     #[error("the listing of the program's directory cannot be read: {0}")]
     Listing(#[from] serde_json::Error),
     #[error(transparent)]
@@ -84,7 +86,14 @@ pub(crate) fn prepare(
     for directory in [place.work(), place.tmp(), place.bindings()] {
         private_directory(&directory, *user)?;
     }
+    let mounts = mounts(place, mark)?;
+    let own = |path: &str| -> Result<PathBuf, RenderError> {
+        let at = below(&place.work(), path)?;
+        let in_volume = mounts.iter().any(|mount| at.starts_with(mount));
+        if in_volume { Err(RenderError::InVolume(path.to_owned())) } else { Ok(at) }
+    };
     for (path, rendered) in &launch.files {
+        own(path)?;
         write(&place.work(), path, text(rendered, secrets)?.as_bytes(), *user)?;
     }
     for (relation, data) in &launch.bindings {
@@ -93,23 +102,29 @@ pub(crate) fn prepare(
             write(&place.bindings(), &path, text(rendered, secrets)?.as_bytes(), *user)?;
         }
     }
+    let directory = match &launch.workdir {
+        Some(path) => {
+            // A volume may be the working directory; it is there already.
+            if !mounts.contains(&below(&place.work(), path)?) {
+                private_directory(&own(path)?, *user)?;
+            }
+            below(&home.work(), path)?
+        }
+        None => home.work(),
+    };
     for (name, mount) in &launch.volumes {
         let volume = volumes.join(name.as_str());
         private_directory(&volume, *user)?;
-        let link = below(&place.work(), &mount.path)?;
+        let link = mount_point(place, mount)?;
+        let nested = mounts.iter().any(|other| *other != link && link.starts_with(other));
+        if nested {
+            return Err(RenderError::InVolume(mount.path.clone()));
+        }
         if let Some(parent) = link.parent().filter(|parent| !parent.is_dir()) {
             private_directory(parent, *user)?;
         }
         std::os::unix::fs::symlink(&volume, &link)?;
     }
-    let directory = match &launch.workdir {
-        Some(path) => {
-            let directory = below(&place.work(), path)?;
-            private_directory(&directory, *user)?;
-            below(&home.work(), path)?
-        }
-        None => home.work(),
-    };
     Ok(Run {
         attempt: 0,
         argv: argv(launch, home)?,
@@ -120,6 +135,16 @@ pub(crate) fn prepare(
         network: None,
         tmp: None,
     })
+}
+
+/// Where volumes are to be seen.
+fn mounts(place: &Place, mark: &Mark) -> Result<Vec<PathBuf>, RenderError> {
+    mark.launch.volumes.values().map(|mount| mount_point(place, mount)).collect()
+}
+
+/// A volume's path is relative to where the program works, also if it is written as an absolute one.
+fn mount_point(place: &Place, mount: &VolumeMount) -> Result<PathBuf, RenderError> {
+    below(&place.work(), mount.path.trim_start_matches('/'))
 }
 
 /// The command line with `{file}` filled in.
@@ -175,6 +200,7 @@ fn environment(
 pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Result<bool, RenderError> {
     let mut files = BTreeMap::new();
     match &mark.launch.content {
+        None if mark.launch.files.is_empty() && mark.launch.bindings.is_empty() => return Ok(true),
         None => {}
         Some(Content::Inline { name, text }) => {
             files.insert(name.clone(), (text.clone().into_bytes(), false));
@@ -191,12 +217,13 @@ pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Resul
             }
         }
     }
-    let work = place.work();
-    let volumes = mark.launch.volumes.values().map(|mount| below(&work, &mount.path));
-    let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
+    let (work, mounts) = (place.work(), mounts(place, mark)?);
+    let declared = mark.launch.files.keys().map(|path| below(&work, path));
+    let declared = declared.collect::<Result<Vec<_>, _>>()?;
     for (path, (bytes, executable)) in files {
         let file = below(&work, &path)?;
-        if volumes.iter().any(|volume| file.starts_with(volume)) || file.exists() {
+        // What an earlier attempt left half written is written again.
+        if declared.contains(&file) || mounts.iter().any(|mount| file.starts_with(mount)) {
             continue;
         }
         write(&work, &path, &bytes, mark.user)?;
@@ -204,6 +231,7 @@ pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Resul
             std::fs::set_permissions(&file, Permissions::from_mode(0o755))?;
         }
     }
+    sync_below(&work)?;
     Ok(true)
 }
 

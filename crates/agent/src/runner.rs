@@ -11,7 +11,8 @@ use std::time::Duration;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::world::Exit;
 use plimsoll_shim::{
-    CONTROL, ENDED, Ended, LOCK, Network, RUN, Run, STARTED, Started, boot_id, read, write_durably,
+    CONTROL, ENDED, Ended, LOCK, NOT_BEGUN, Network, NotBegun, RUN, Run, STARTED, Started, boot_id, read,
+    write_durably,
 };
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -196,6 +197,12 @@ impl Runner {
     pub(crate) async fn ended(&self) {
         // Readable for good once the process has ended; it is never cleared.
         while self.ended.readable().await.is_err() {}
+    }
+
+    /// Whether the program was never started because its surroundings could not be made.
+    pub(crate) fn was_not_begun(&self, place: &Place) -> io::Result<bool> {
+        let refused: Option<NotBegun> = read(place.path(), NOT_BEGUN)?;
+        Ok(refused.is_some_and(|it| it.attempt == self.attempt))
     }
 
     /// How the run ended; what a killed supervisor left behind is ended first.

@@ -1,7 +1,5 @@
 //! The examples of the documentation are good files.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
-
 #[test]
 fn examples_are_good_files() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/manifest.md");

@@ -90,6 +90,7 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
         relative_path(&mut check.at("workdir"), workdir);
     }
     volumes(check, it);
+    outside_volumes(check, it);
     if let Some(it_health) = &it.health {
         health(&mut check.at("health"), it, it_health);
     }
@@ -210,6 +211,37 @@ fn volumes(check: &mut Check<'_>, it: &Component) {
         if !paths.insert(path) {
             check.at("volumes").at(name).at("path").fail("another volume has the same path");
         }
+    }
+}
+
+/// A volume is the program's own: nothing that is declared is written into it, and no other volume lies in it.
+fn outside_volumes(check: &mut Check<'_>, it: &Component) {
+    let parts = |path: &str| -> Vec<String> {
+        path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect()
+    };
+    let mounts: Vec<_> = it.volumes.iter().map(|(name, volume)| (name, parts(&volume.path))).collect();
+    let holder = |path: &str| {
+        let path = parts(path);
+        mounts.iter().find(|(_, mount)| path.starts_with(mount)).map(|(name, mount)| (*name, path == *mount))
+    };
+    for path in it.files.keys() {
+        if let Some((volume, _)) = holder(path) {
+            let message = format!("it would lie in the volume `{volume}`, which is the program's own");
+            check.at("files").at(path).fail(message);
+        }
+    }
+    for (name, path) in &mounts {
+        let other =
+            mounts.iter().find(|(other, mount)| other != name && path != mount && path.starts_with(mount));
+        if let Some((other, _)) = other {
+            check.at("volumes").at(name).at("path").fail(format!("it would lie in the volume `{other}`"));
+        }
+    }
+    if let Some(workdir) = &it.workdir
+        && let Some((volume, false)) = holder(workdir)
+    {
+        let message = format!("it would lie in the volume `{volume}`, where nobody makes it");
+        check.at("workdir").fail(message);
     }
 }
 

@@ -66,6 +66,7 @@ fn open(path: &PathBuf) -> Option<File> {
 }
 
 /// Writes until the last sender is gone. A disk that takes nothing costs lines.
+#[expect(clippy::disallowed_methods, reason = "a pause of this thread, on which nobody waits")]
 fn write(path: &PathBuf, waiting: &Receiver<Line>) {
     let mut file = open(path);
     let mut size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |it| it.len());

@@ -16,10 +16,10 @@ mod record;
 mod supervise;
 
 pub use exec::exec;
-pub use log::{LogLine, Stream, read_line};
+pub use log::{LogLine, Stream, note, read_line};
 pub use namespaces::{Network, SHARED, tool};
 pub use record::{
-    CONTROL, ENDED, Ended, LOCK, LOG, LOG_BEFORE, ProcessRef, RUN, Run, STARTED, Started, boot_id, read,
-    write_durably,
+    CONTROL, ENDED, Ended, LOCK, LOG, LOG_BEFORE, NOT_BEGUN, NotBegun, ProcessRef, RUN, Run, STARTED,
+    Started, boot_id, read, write_durably,
 };
 pub use supervise::{LOCKED, ShimError, supervise};

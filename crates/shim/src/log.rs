@@ -36,6 +36,13 @@ pub struct LogLine<'a> {
     pub text: &'a [u8],
 }
 
+/// Adds a line of ours to the log of an instance that does not run.
+pub fn note(directory: &Path, text: &str) {
+    let mut log = Log::open(directory);
+    log.take(Stream::Err, format!("plimsoll: {text}\n").as_bytes());
+    log.finish();
+}
+
 /// Reads one line of a log file; `None` if it is not one.
 pub fn read_line(line: &[u8]) -> Option<LogLine<'_>> {
     let mut parts = line.splitn(3, |byte| *byte == b' ');

@@ -21,6 +21,8 @@ pub const RUN: &str = "run.json";
 pub const STARTED: &str = "started.json";
 /// How it ended.
 pub const ENDED: &str = "ended.json";
+/// That the latest run was not begun.
+pub const NOT_BEGUN: &str = "not-begun.json";
 /// A pipe: `stop MILLIS` asks the supervisor to end the program within that grace time.
 pub const CONTROL: &str = "control";
 /// What the program said lately.
@@ -109,6 +111,14 @@ pub struct Ended {
     pub attempt: u32,
     /// How.
     pub exit: Exit,
+}
+
+/// A run that was not begun: groups, network or mounts of the program could not be made. The log says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotBegun {
+    /// Which start of the instance.
+    pub attempt: u32,
 }
 
 /// The present boot of this machine.

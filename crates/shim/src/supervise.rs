@@ -17,9 +17,10 @@ use rustix::process::{
 };
 use rustix::thread::set_no_new_privs;
 
-use crate::log::{Log, Stream};
+use crate::log::{Log, Stream, note};
 use crate::record::{
-    CONTROL, ENDED, Ended, LOCK, ProcessRef, RUN, Run, STARTED, Started, boot_id, read, write_durably,
+    CONTROL, ENDED, Ended, LOCK, NOT_BEGUN, NotBegun, ProcessRef, RUN, Run, STARTED, Started, boot_id, read,
+    write_durably,
 };
 use crate::{descendants, namespaces};
 
@@ -73,13 +74,14 @@ pub fn supervise(directory: &Path) -> Result<(), ShimError> {
     let run: Run =
         read(directory, RUN).map_err(io_error("run.json cannot be read"))?.ok_or(ShimError::Nothing)?;
     let control = open_control(directory).map_err(io_error("the control pipe cannot be made"))?;
-    let mut log = Log::open(directory);
     if let Err(error) = enter(&run) {
         // Nobody reads what this process says; people read the log.
-        log.take(Stream::Err, format!("plimsoll: it cannot be started: {error}\n").as_bytes());
-        log.finish();
+        note(directory, &format!("it cannot be started: {error}"));
+        let refused = NotBegun { attempt: run.attempt };
+        write_durably(directory, NOT_BEGUN, &refused).map_err(io_error("the refusal cannot be recorded"))?;
         return Err(io_error("its surroundings cannot be made")(error));
     }
+    let mut log = Log::open(directory);
     let exit = match spawn(&run) {
         Ok(program) => watch(directory, program, &run, &control, &mut log)?,
         Err(error) => Exit::Exec(error.raw_os_error().unwrap_or(0)),

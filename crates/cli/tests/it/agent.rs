@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll_agent::{Agent, Config};
 use plimsoll_driver::contract::{self, Subject};
-use plimsoll_driver::{Driver, SecretValues, Sighting};
+use plimsoll_driver::{Driver, DriverError, SecretValues, Sighting};
 use plimsoll_model::ObjectKey;
 use plimsoll_model::app::Resources;
 use plimsoll_model::id::{
@@ -148,6 +148,10 @@ async fn effects(agent: &Agent) -> Effects {
 }
 
 async fn execute(agent: &Agent, action: Action) {
+    try_execute(agent, action).await.unwrap();
+}
+
+async fn try_execute(agent: &Agent, action: Action) -> Result<(), DriverError> {
     let seen = effects(agent).await;
     let step = Step {
         target: "local".parse().unwrap(),
@@ -166,17 +170,21 @@ async fn execute(agent: &Agent, action: Action) {
         hash: PlanHash(Digest::of_json(&seen)),
         seen,
     };
-    agent.execute(&step, &fence, &SecretValues::new()).await.unwrap();
+    agent.execute(&step, &fence, &SecretValues::new()).await
 }
 
 async fn create(agent: &Agent, name: &str, launch: Launch) {
+    try_create(agent, name, launch).await.unwrap();
+}
+
+async fn try_create(agent: &Agent, name: &str, launch: Launch) -> Result<(), DriverError> {
     let action = Action::Create {
         instance: name.parse().unwrap(),
         revision: ComponentHash(Digest::of_bytes(b"r")),
         bindings: BindingsHash(Digest::of_bytes(b"b")),
         launch: Box::new(launch),
     };
-    execute(agent, action).await;
+    try_execute(agent, action).await
 }
 
 async fn until(agent: &Agent, name: &str, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
@@ -422,6 +430,63 @@ async fn a_tree_that_leads_out_of_the_instance_is_not_written() {
     node.create("a", launch).await;
     node.until("a", "blocked", |it| it.phase == Phase::Blocked { by: Blockage::Content }).await;
     assert!(!node.instance_file("stolen", "").exists() && !node.instance_file("a", "stolen").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_where_a_program_may_have_put_a_link() {
+    let node = Node::new();
+    let data = plimsoll_model::step::VolumeMount { path: "data".into(), size: None };
+    let with = |change: &dyn Fn(&mut Launch)| {
+        let mut launch = launch(&["sleep", "1000"]);
+        launch.volumes.insert("data".parse().unwrap(), data.clone());
+        change(&mut launch);
+        launch
+    };
+    for (name, change) in [
+        (
+            "workdir",
+            &(|launch: &mut Launch| launch.workdir = Some("data/run".into())) as &dyn Fn(&mut Launch),
+        ),
+        ("file", &|launch| drop(launch.files.insert("data/etc/x".into(), Rendered::text("x")))),
+        ("volume", &|launch| {
+            let inner = plimsoll_model::step::VolumeMount { path: "./data/inner".into(), size: None };
+            launch.volumes.insert("inner".parse().unwrap(), inner);
+        }),
+    ] {
+        let refused = try_create(&node.agent, name, with(change)).await.unwrap_err();
+        assert!(refused.to_string().contains("lies in a volume"), "{name}: {refused}");
+    }
+    // Until its first start nobody else may pass into an instance's directory; the program waits for its content.
+    let mut waiting = with(&|_| {});
+    waiting.content = Some(Content::File { name: "main".into(), digest: Digest::of_bytes(b"main") });
+    node.create("waiting", waiting).await;
+    node.until("waiting", "blocked", |it| it.phase == Phase::Blocked { by: Blockage::Content }).await;
+    let mode = || node.instance_file("waiting", "").metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o700);
+    // Half of a program that a crash left there is not run.
+    std::fs::write(node.instance_file("waiting", "work/main"), "ma").unwrap();
+    node.content(b"main");
+    node.until("waiting", "started", |it| {
+        matches!(it.phase, Phase::Unready { .. } | Phase::Ready { .. } | Phase::Backoff { .. })
+    })
+    .await;
+    assert_eq!(mode(), 0o711);
+    assert_eq!(std::fs::read_to_string(node.instance_file("waiting", "work/main")).unwrap(), "main");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_cannot_be_made_is_not_the_programs_fault() {
+    let node = Node::new();
+    if !rustix::process::geteuid().is_root() {
+        // Instances share the node's network.
+        return;
+    }
+    node.create("a", launch(&["sleep", "1000"])).await;
+    node.until("a", "ready", Instance::is_ready).await;
+    take_network_down(&node.directory.path().join("node"));
+    signal(pid(&node, "a", "program"), rustix::process::Signal::KILL);
+    // Without its bridge nothing can be started, until the agent has made it again.
+    node.until("a", "ready again", |it| it.restarts >= 1 && it.is_ready()).await;
 }
 
 /// Another machine: a network beside ours in which one server tells whoever connects where they come from.
