@@ -14,7 +14,7 @@ pids=()
 finish() { kill "$server" 2>/dev/null && wait "$server"; kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; plimsoll_network; rm -rf "$work"; }
 plimsoll_network() {
   local bridge; bridge=plim$(tr -dc '0-9' <"$work/data/node/network.json")
-  ip link del "$bridge"; nft delete table ip "$bridge"
+  nft delete table ip "$bridge"; ip link del "$bridge"
 }
 trap finish EXIT
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }

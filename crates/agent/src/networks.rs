@@ -309,8 +309,9 @@ table ip {bridge} {{
 
 fn take_down(chosen: Chosen) {
     let bridge = chosen.bridge();
-    tool(&["ip", "link", "del", &bridge], "").ok();
+    // The bridge last: while it is there, nobody else takes its number.
     tool(&["nft", "delete", "table", "ip", &bridge], "").ok();
+    tool(&["ip", "link", "del", &bridge], "").ok();
     let mut devices = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     let is_last = !devices.any(|device| device.file_name().to_string_lossy().starts_with("plim"));
     if chosen.forwards && is_last {

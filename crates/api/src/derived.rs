@@ -108,7 +108,8 @@ pub(crate) async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Valu
                 restarts: 0,
                 orphan: true,
             };
-            found.push((key.project, server.now(), instance));
+            // Nothing is known of its time, and a list that changes by itself would be news to whoever watches it.
+            found.push((key.project, Timestamp::default(), instance));
         }
     }
     let sent = found.into_iter().map(|(project, created, instance)| {

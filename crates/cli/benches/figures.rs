@@ -116,8 +116,8 @@ impl Drop for Plane {
         let network = std::fs::read_to_string(self.directory.path().join("data/node/network.json"));
         if let Some(number) = network.ok().and_then(|text| Some(text.split([':', '}']).nth(1)?.to_owned())) {
             let bridge = format!("plim{number}");
-            Command::new("ip").args(["link", "del", &bridge]).status().ok();
             Command::new("nft").args(["delete", "table", "ip", &bridge]).status().ok();
+            Command::new("ip").args(["link", "del", &bridge]).status().ok();
         }
     }
 }

@@ -48,12 +48,12 @@ impl Describe {
         }
         let app = client.app(&self.place.app(&name.parse()?))?;
         println!("app {}  {}", app.meta.key, state(&app));
-        let Some(status) = app.status.as_ref().map(|it| &it.value) else { return Ok(Ended::Done) };
         if !app.meta.labels.is_empty() {
             let labels: Vec<String> =
                 app.meta.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             println!("labels {}", labels.join(" "));
         }
+        let Some(status) = app.status.as_ref().map(|it| &it.value) else { return Ok(Ended::Done) };
         if let (Some(plan), Some(revision)) = (status.plan, status.revision) {
             println!("revision {revision}, plan {} ({})", plan.no, plan.hash.short());
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::Ended;
 use crate::client::{Client, Where, app_of};
 use crate::follow::pause;
-use crate::table::{ago, state, state_name, table, text};
+use crate::table::{ago, outcome, state, state_name, table, text};
 use crate::what::plural;
 
 /// How objects are printed.
@@ -167,8 +167,7 @@ fn plain_table(items: &[Value]) -> String {
 
 /// What an App waits for first; `why` tells the rest.
 fn first_wait(app: &Object<App>) -> String {
-    let outcome = app.status.as_ref().and_then(|status| status.value.outcome.as_ref());
-    let wait = outcome.and_then(|outcome| outcome.waits.first()).map(|waited| &waited.wait);
+    let wait = outcome(app).and_then(|outcome| outcome.waits.first()).map(|waited| &waited.wait);
     wait.map_or_else(String::new, |wait| {
         let component = wait.component().map(|it| format!("{it}: ")).unwrap_or_default();
         format!("{component}{}", wait.reason())

@@ -142,7 +142,11 @@ fn main() -> ExitCode {
             Ok(Ended::Done)
         }
         Command::Router { directory, installation, port } => {
-            plimsoll_router::run(&directory, installation, port).map(|()| Ended::Done).map_err(Into::into)
+            match plimsoll_router::run(&directory, installation, port) {
+                Ok(()) => Ok(Ended::Done),
+                Err(error) if error.is_locked => return ExitCode::from(plimsoll_router::LOCKED),
+                Err(error) => Err(error.into()),
+            }
         }
         Command::Shim { directory, command } if !command.is_empty() => {
             Err(plimsoll_shim::exec(&directory, &command).into())

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use plimsoll_model::status::{InstanceState, OutcomeState};
+use plimsoll_model::status::{InstanceState, OutcomeRecord, OutcomeState};
 use plimsoll_model::{App, Object};
 use serde_json::Value;
 
@@ -25,13 +25,18 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(line(heading.to_vec())).chain(rows).collect()
 }
 
+/// How the latest reconcile of the present declaration ended; nothing while there was none.
+pub(crate) fn outcome(app: &Object<App>) -> Option<&OutcomeRecord> {
+    let status = app.status.as_ref().filter(|status| status.of == app.meta.generation)?;
+    status.value.outcome.as_ref()
+}
+
 /// An App's state in one word.
 pub(crate) fn state(app: &Object<App>) -> &'static str {
     if app.meta.deleting.is_some() {
         return "deleting";
     }
-    let outcome = app.status.as_ref().filter(|it| it.of == app.meta.generation);
-    match outcome.and_then(|it| it.value.outcome.as_ref()).map(|it| it.state) {
+    match outcome(app).map(|it| it.state) {
         Some(OutcomeState::Settled) => "settled",
         Some(OutcomeState::Advanced) | None => "working",
         Some(OutcomeState::Waiting) => "waiting",

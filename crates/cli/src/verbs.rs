@@ -275,9 +275,14 @@ impl SecretCommand {
             }
             data.insert(key.parse().context("that is no key")?, Sensitive::new(text));
         }
-        let metadata = Metadata { name: name.clone(), project: None, labels: BTreeMap::new() };
+        let client = place.client()?;
+        let known = client.list(Some(&place.project), Secret::PLURAL)?;
+        let labels = known.iter().find(|it| it["metadata"]["name"] == name.as_str());
+        let labels = labels.map(|it| serde_json::from_value(it["metadata"]["labels"].clone()));
+        let labels = labels.and_then(Result::ok).unwrap_or_default();
+        let metadata = Metadata { name: name.clone(), project: None, labels };
         let document = Document::Secret(SecretDeclared { line: 1, metadata, data });
-        for applied in place.client()?.apply(&[document], &place.project, None)? {
+        for applied in client.apply(&[document], &place.project, None)? {
             talk(&format!("secret {name} {}", applied.change));
         }
         Ok(Ended::Done)

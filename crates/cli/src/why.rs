@@ -11,7 +11,7 @@ use plimsoll_model::{App, Kind as _, Object, ObjectKey};
 use crate::Ended;
 use crate::client::{Client, Where};
 use crate::follow::{Course, course};
-use crate::table::ago;
+use crate::table::{ago, outcome};
 use crate::what::What;
 
 /// Say why something is not where it should be, down to whoever can do something about it
@@ -66,7 +66,7 @@ pub(crate) fn chain(
     if !seen.insert(app.meta.key.clone()) {
         return Ok(out);
     }
-    let outcome = app.status.as_ref().and_then(|status| status.value.outcome.as_ref());
+    let outcome = outcome(app);
     let waits = outcome.map(|it| &it.waits[..]).unwrap_or_default();
     if waits.is_empty() {
         // Writing to a String cannot fail.
@@ -88,7 +88,12 @@ pub(crate) fn chain(
     }
     for name in others {
         let key = app.meta.key.sibling(name);
-        out.push_str(&chain(client, &client.app(&key)?, seen)?);
+        match client.find_app(&key)? {
+            Some(app) => out.push_str(&chain(client, &app, seen)?),
+            None => {
+                writeln!(out, "app {}: it is not declared", key.name).ok();
+            }
+        }
     }
     Ok(out)
 }

@@ -33,4 +33,4 @@ mod waits;
 pub use decide::{Course, Decision, decide};
 pub use input::{Context, EndpointView, Input, SecretView};
 pub use outline::{Difference, Outline};
-pub use path::{Path, empty_world, path};
+pub use path::{Path, destination, empty_world, path};

@@ -109,8 +109,14 @@ impl Outline {
     }
 }
 
+/// Whether a step belongs to what people review. How the copies that are replaced go depends on how they are when it
+/// happens: one that has died needs no drain and no stop.
 fn is_change(step: &Step) -> bool {
-    !matches!(step.cause, Cause::Heal | Cause::Routing)
+    match step.cause {
+        Cause::Heal | Cause::Routing => false,
+        Cause::Rollout | Cause::Rollback => matches!(step.action, Action::Create { .. }),
+        Cause::Scale | Cause::Retire => !matches!(step.action, Action::Drain { .. } | Action::Expel { .. }),
+    }
 }
 
 /// One way in which a change is not what was reviewed.

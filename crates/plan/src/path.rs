@@ -38,6 +38,15 @@ pub struct Path {
 
 /// Runs the planner in a modelled world until nothing changes any more.
 pub fn path(input: &Input) -> Path {
+    walk(input).0
+}
+
+/// What is there at the end of the Path.
+pub fn destination(input: &Input) -> Input {
+    walk(input).1
+}
+
+fn walk(input: &Input) -> (Path, Input) {
     let mut at = input.clone();
     let mut plans = Vec::new();
     let (mut waits, mut revision) = (Vec::new(), None);
@@ -72,7 +81,7 @@ pub fn path(input: &Input) -> Path {
         }
     }
     let outline = Outline::of(input, revision, &plans);
-    Path { plans, waits, revision, hash: outline.hash(), outline }
+    (Path { plans, waits, revision, hash: outline.hash(), outline }, at)
 }
 
 /// Lets time pass: what is ready has been ready for longer, what drains is done.

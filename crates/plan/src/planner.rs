@@ -530,7 +530,7 @@ impl<'a> Planner<'a> {
 
 fn replace_cause(memory: &Memory, subject: &Subject<'_>) -> Cause {
     match &subject.goal {
-        Some(goal) if goal.rejected.is_some() => Cause::Rollback,
+        Some(goal) if goal.rejected.is_some() && memory.rollout.is_some() => Cause::Rollback,
         _ if memory.rollout.is_some() => Cause::Rollout,
         _ => Cause::Heal,
     }

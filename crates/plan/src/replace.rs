@@ -40,7 +40,7 @@ pub(crate) struct Moves<'a> {
     /// Slots that get a new copy.
     pub(crate) create: Vec<(Slot, Cause)>,
     /// Stopped copies that are started again.
-    pub(crate) revive: Vec<&'a InstanceId>,
+    pub(crate) revive: Vec<(&'a InstanceId, Cause)>,
     /// Copies that are to end, each with the reason.
     pub(crate) retire: Vec<(&'a InstanceId, Cause)>,
 }
@@ -147,7 +147,9 @@ fn create<'a>(
         if let Some(stopped) = here.clone().find(|copy| copy.fresh) {
             // A stopped copy that still receives requests would be started under its drain.
             if stopped.is_drained() && !moves.retire.iter().any(|(id, _)| *id == stopped.id) {
-                moves.revive.push(stopped.id);
+                // One that nobody wanted before is not healed: a person wants it again.
+                let cause = if slot.0 >= desired_before { Cause::Scale } else { Cause::Heal };
+                moves.revive.push((stopped.id, cause));
                 room -= 1;
             }
             continue;

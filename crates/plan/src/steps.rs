@@ -92,8 +92,10 @@ impl<'a> Steps<'a> {
                 cause,
             });
         };
-        for copy in survey.copies.iter().filter(|copy| moves.revive.contains(&copy.id)) {
-            push(self, copy.id.clone(), copy.slot(), Cause::Heal);
+        for copy in &survey.copies {
+            if let Some((id, cause)) = moves.revive.iter().find(|(id, _)| *id == copy.id) {
+                push(self, (*id).clone(), copy.slot(), *cause);
+            }
         }
         for (slot, cause) in &moves.create {
             let id = self

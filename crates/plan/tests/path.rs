@@ -8,7 +8,8 @@ use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::status::AppStatus;
-use plimsoll_plan::{Context, Input, decide, empty_world, path};
+use plimsoll_model::world::Presence;
+use plimsoll_plan::{Context, Input, decide, destination, empty_world, path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -80,6 +81,45 @@ fn the_same_declaration_has_the_same_path_and_another_one_another() {
     let web = |command: &str| json!({"web": {"command": [command], "replicas": 2}});
     assert_eq!(path(&input(&web("a"))).hash, path(&input(&web("a"))).hash);
     assert_ne!(path(&input(&web("a"))).hash, path(&input(&web("b"))).hash);
+}
+
+/// What a new declaration finds when the one before has settled and these copies have died since.
+fn after_losses(before: &Value, now: &Value, lost: &[u32]) -> Input {
+    let mut input = destination(&input(before));
+    for view in input.world.targets.values_mut() {
+        if let Presence::Present(node) = &mut view.node {
+            node.instances.retain(|_, copy| !lost.contains(&copy.slot.0));
+        }
+    }
+    input.spec = serde_json::from_value(json!({"components": now})).unwrap();
+    input.generation = Generation(2);
+    input
+}
+
+#[test]
+fn a_copy_that_died_between_review_and_apply_makes_no_other_change_of_it() {
+    let web = |command: &str| json!({"web": {"command": [command], "replicas": 3, "ports": {"http": 80}, "provides": {"web": {"interface": "http"}}}});
+    let reviewed = path(&after_losses(&web("a"), &web("b"), &[]));
+    assert!(!reviewed.plans.is_empty());
+    for lost in [&[0][..], &[1, 2], &[0, 1, 2]] {
+        let now = path(&after_losses(&web("a"), &web("b"), lost));
+        assert_eq!(reviewed.outline.differences(&now.outline), [], "lost: {lost:?}");
+        assert_eq!(now.hash, reviewed.hash, "lost: {lost:?}");
+    }
+    let other = path(&after_losses(&web("a"), &web("c"), &[]));
+    assert_ne!(other.hash, reviewed.hash);
+    let said: Vec<String> =
+        reviewed.outline.differences(&other.outline).iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["~ new copies of web run or are given something else"]);
+}
+
+#[test]
+fn a_plan_that_heals_says_so_and_one_that_follows_the_path_says_nothing() {
+    let web = json!({"web": {"command": ["a"], "replicas": 2}});
+    assert!(path(&input(&web)).plans.iter().all(|plan| plan.deviation.is_none()));
+    let healing = path(&after_losses(&web, &web, &[1]));
+    let said = healing.plans[0].deviation.as_ref().unwrap().to_string();
+    assert_eq!(said, "web/1 was gone or ending and is started again");
 }
 
 proptest! {

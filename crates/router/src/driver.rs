@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
@@ -29,6 +30,12 @@ const ANSWER: Duration = Duration::from_secs(15);
 
 /// Pause between two attempts to start a router that does not come up.
 const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause before another attempt when a router is there that does not answer.
+const LOCKED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Exit code of a router that found another one in its directory.
+pub const LOCKED: u8 = 75;
 
 /// The file with what the latest router said on its way up.
 const SAID: &str = "said";
@@ -158,16 +165,21 @@ impl Shared {
         if let Some(at) = *started {
             tokio::time::sleep(START_PAUSE.saturating_sub(at.elapsed())).await;
         }
-        let child = self.start()?;
         *started = Some(Instant::now());
         let give_up = Instant::now() + START;
+        let mut child = self.start()?;
         loop {
             let has_ended = child.is_finished();
             match UnixStream::connect(&socket).await {
                 Ok(stream) => return Ok(stream),
-                Err(_) if has_ended => return Err(transient(&self.last_words())),
                 Err(error) if Instant::now() >= give_up => return Err(transient(&error)),
-                Err(_) => tokio::time::sleep(LOOK).await,
+                Err(_) if !has_ended => tokio::time::sleep(LOOK).await,
+                Err(_) if child.join().is_ok_and(|code| code == Some(i32::from(LOCKED))) => {
+                    // Another one is just starting, or just ending.
+                    tokio::time::sleep(LOCKED_PAUSE).await;
+                    child = self.start()?;
+                }
+                Err(_) => return Err(transient(&self.last_words())),
             }
         }
     }
@@ -180,7 +192,7 @@ impl Shared {
     }
 
     /// Starts a router; the thread lasts as long as it does. If one runs already, the new one finds its lock taken and ends.
-    fn start(&self) -> Result<std::thread::JoinHandle<()>, DriverError> {
+    fn start(&self) -> Result<JoinHandle<Option<i32>>, DriverError> {
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| DriverError::Terminal("no router is set up".into()))?;
         DirBuilder::new()
@@ -193,9 +205,7 @@ impl Shared {
         command.args(arguments).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let mut child = command.spawn().map_err(|error| transient(&error))?;
-        Ok(std::thread::spawn(move || {
-            child.wait().ok();
-        }))
+        Ok(std::thread::spawn(move || child.wait().ok()?.code()))
     }
 }
 

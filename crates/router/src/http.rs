@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::access::{self, AccessLog, Line};
 use crate::passing::{BrokenOff, LARGEST_REQUEST, Passing};
@@ -145,7 +145,10 @@ impl Front {
         if request.body().size_hint().lower() > LARGEST_REQUEST {
             return Err(refused_body(&BrokenOff::TooLarge, StatusCode::PAYLOAD_TOO_LARGE));
         }
-        let mut request = request.map(Passing::from_client);
+        // A member's time to answer begins when it has all of the request.
+        let (passed, sent) = watch::channel(());
+        let passed = (!request.body().is_end_stream()).then_some(passed);
+        let mut request = request.map(|body| Passing::from_client(body, passed));
         let give_up = Instant::now() + PATIENCE;
         let mut tried = Vec::new();
         loop {
@@ -166,13 +169,22 @@ impl Front {
             };
             tried.push(in_flight.endpoint);
             line.member = Some(in_flight.endpoint.to_string());
-            let sent = tokio::time::timeout(ANSWER, self.upstream.send(in_flight.endpoint, request)).await;
-            request = match sent {
+            let late = async {
+                let mut sent = sent.clone();
+                // It never changes: this is the end of whoever could change it.
+                sent.changed().await.ok();
+                tokio::time::sleep(ANSWER).await;
+            };
+            let answered = tokio::select! {
+                answered = self.upstream.send(in_flight.endpoint, request) => Ok(answered),
+                () = late => Err(()),
+            };
+            request = match answered {
                 Ok(Ok(response)) => return Ok(answer_of(response, in_flight, upgrade)),
                 // It never saw the request: another one may have it, whatever the method.
                 Ok(Err(NoAnswer::NotSent(unsent))) => *unsent,
                 Ok(Err(NoAnswer::Broken(error))) => return Err(broken(&error)),
-                Err(_) => {
+                Err(()) => {
                     let what = format!("the copy did not answer within {} s", ANSWER.as_secs());
                     return Err(Refusal { status: StatusCode::GATEWAY_TIMEOUT, what });
                 }

@@ -22,5 +22,5 @@ mod tcp;
 mod upstream;
 mod wire;
 
-pub use driver::RouterDriver;
+pub use driver::{LOCKED, RouterDriver};
 pub use process::{RouterError, run};

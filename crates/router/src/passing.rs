@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use crate::state::InFlight;
@@ -39,16 +40,18 @@ pub(crate) struct Passing {
     silent: Option<Pin<Box<Sleep>>>,
     /// Who is busy with it until its end.
     _member: Option<InFlight>,
+    /// Dropped with it: whoever holds the other end learns that all of it has passed.
+    passed: Option<watch::Sender<()>>,
 }
 
 impl Passing {
     pub(crate) fn empty() -> Self {
-        Self { inner: None, left: 0, silence: CLIENT_SILENCE, silent: None, _member: None }
+        Self { inner: None, left: 0, silence: CLIENT_SILENCE, silent: None, _member: None, passed: None }
     }
 
-    pub(crate) fn from_client(body: Incoming) -> Self {
+    pub(crate) fn from_client(body: Incoming, passed: Option<watch::Sender<()>>) -> Self {
         let inner = (!body.is_end_stream()).then_some(body);
-        Self { inner, left: LARGEST_REQUEST, silence: CLIENT_SILENCE, silent: None, _member: None }
+        Self { inner, left: LARGEST_REQUEST, silence: CLIENT_SILENCE, silent: None, _member: None, passed }
     }
 
     pub(crate) fn from_member(body: Incoming, member: InFlight) -> Self {
@@ -58,6 +61,7 @@ impl Passing {
             silence: MEMBER_SILENCE,
             silent: None,
             _member: Some(member),
+            passed: None,
         }
     }
 }
@@ -78,7 +82,10 @@ impl Body for Passing {
             return Poll::Ready(Some(Err(BrokenOff::Silent(this.silence))));
         };
         this.silent = None;
-        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
+        let Some(frame) = frame.transpose()? else {
+            this.passed = None;
+            return Poll::Ready(None);
+        };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         match this.left.checked_sub(length) {
             Some(left) => this.left = left,

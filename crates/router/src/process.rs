@@ -35,12 +35,14 @@ const LOCK: &str = "lock";
 #[error("the router cannot {what}")]
 pub struct RouterError {
     what: &'static str,
+    /// Another one serves the directory.
+    pub is_locked: bool,
     #[source]
     source: io::Error,
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> RouterError {
-    move |source| RouterError { what, source }
+    move |source| RouterError { what, is_locked: false, source }
 }
 
 /// Serves what is in a directory until it is told to end: on the given port of the loopback address, or where it did
@@ -58,8 +60,10 @@ pub fn run(directory: &Path, installation: InstallationId, port: Option<u16>) ->
         .write(true)
         .open(directory.join(LOCK))
         .map_err(failed("open its lock"))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|errno| failed("take its lock: another one runs")(errno.into()))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| RouterError {
+        is_locked: true,
+        ..failed("take its lock: another one runs")(errno.into())
+    })?;
     let runtime = runtime().map_err(failed("start its threads"))?;
     runtime.block_on(serve(directory, installation, port))
 }

@@ -56,17 +56,23 @@ impl Upstream {
     ) -> Result<Response<Incoming>, NoAnswer> {
         let mut request = request;
         // A kept connection may have been closed meanwhile; then the request comes back, and a new one is made.
+        let mut spare = again(&request);
         while let Some(mut sender) = self.take(member) {
-            let spare = again(&request);
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     self.keep(member, sender);
                     return Ok(response);
                 }
-                // Or just as it was used, and nobody knows whether the member saw it.
-                Err(mut error) => match error.take_message().or(spare) {
+                Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(NoAnswer::Broken(error.into_error())),
+                    // Or just as it was used, and nobody knows whether the member saw it: once more, over a new one.
+                    None => match spare.take() {
+                        Some(spare) => {
+                            request = spare;
+                            break;
+                        }
+                        None => return Err(NoAnswer::Broken(error.into_error())),
+                    },
                 },
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use plimsoll_model::App;
@@ -11,7 +12,11 @@ use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::revision::{Content, Listing};
 use plimsoll_store::{Query, Scope, Store, StoreError};
 
-/// How long content is kept that nothing names: an upload comes before the declaration that names it.
+/// Held while content comes or goes: two uploads of the same bytes, or one and the look for what nobody names, would be in
+/// each other's way.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// How long content stays after its upload though nothing names it: the declaration that does comes later.
 const UNNAMED: Duration = Duration::from_hours(1);
 
 /// Keeps the bytes of a program until an instance needs them.
@@ -21,6 +26,7 @@ const UNNAMED: Duration = Duration::from_hours(1);
 pub fn save_content(content: &Path, bytes: &[u8]) -> io::Result<Digest> {
     let digest = Digest::of_bytes(bytes);
     let file = content.join(digest.to_string());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if file.exists() {
         // As good as new for those who look at its age.
         std::fs::File::open(&file)?.set_modified(now())?;
@@ -29,6 +35,7 @@ pub fn save_content(content: &Path, bytes: &[u8]) -> io::Result<Digest> {
         std::fs::write(&draft, bytes)?;
         std::fs::File::open(&draft)?.sync_all()?;
         std::fs::rename(&draft, file)?;
+        std::fs::File::open(content)?.sync_all()?;
     }
     Ok(digest)
 }
@@ -47,7 +54,7 @@ pub(crate) enum CollectError {
     Disk(#[from] io::Error),
 }
 
-/// Removes content that no declaration and no revision has named for a while.
+/// Removes content that no declaration and no revision names, and that was not uploaded lately.
 pub(crate) async fn collect(store: &Store, content: &Path) -> Result<(), CollectError> {
     let mut named = BTreeSet::new();
     for app in store.list::<App>(&Scope::All, &Query::default()).await? {
@@ -66,12 +73,17 @@ pub(crate) async fn collect(store: &Store, content: &Path) -> Result<(), Collect
 fn remove_all_but(content: &Path, mut named: BTreeSet<Digest>) -> io::Result<()> {
     for digest in named.clone() {
         // Whatever is not the listing of a tree is a program.
-        let listing = std::fs::read(content.join(digest.to_string())).ok();
-        let listing = listing.and_then(|bytes| serde_json::from_slice::<Listing>(&bytes).ok());
+        let listing = match std::fs::read(content.join(digest.to_string())) {
+            Ok(bytes) => serde_json::from_slice::<Listing>(&bytes).ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // It may be a listing: whatever it names must stay.
+            Err(error) => return Err(error),
+        };
         named.extend(listing.into_iter().flat_map(|it| it.files.into_values()).map(|file| file.digest));
     }
     for entry in std::fs::read_dir(content)? {
         let entry = entry?;
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let digest = entry.file_name().to_str().and_then(|name| name.trim_start_matches('.').parse().ok());
         let age = now().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
         if age >= UNNAMED && digest.is_none_or(|digest: Digest| !named.contains(&digest)) {

@@ -1,6 +1,6 @@
 //! What applying documents would do, without doing it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use plimsoll_manifest::{Declared, Document, SecretDeclared};
@@ -113,12 +113,17 @@ pub async fn review(
         return Ok(None);
     }
     let differences = before.map(|mut before| {
-        let differences = planned.into_iter().flat_map(|Planned { key, path }| {
-            let before = before.remove(&key).unwrap_or_default();
-            let differences = before.differences(&path.outline);
-            differences.into_iter().map(move |difference| (key.clone(), difference))
-        });
-        differences.collect()
+        let mut found = Vec::new();
+        for Planned { key, path } in planned {
+            let differences = before.remove(&key).unwrap_or_default().differences(&path.outline);
+            found.extend(differences.into_iter().map(|difference| (key.clone(), difference)));
+        }
+        // What was reviewed and is not asked for any more.
+        for (key, outline) in before {
+            let differences = outline.differences(&Outline::default());
+            found.extend(differences.into_iter().map(|difference| (key.clone(), difference)));
+        }
+        found
     });
     Ok(Some(OtherPlan { now, differences }))
 }
@@ -127,7 +132,9 @@ pub async fn review(
 pub fn identity(planned: &[Planned]) -> PathHash {
     match planned {
         [one] => one.path.hash,
-        all => PathHash(Digest::of_json(&all.iter().map(|it| (&it.key, it.path.hash)).collect::<Vec<_>>())),
+        all => {
+            PathHash(Digest::of_json(&all.iter().map(|it| (&it.key, it.path.hash)).collect::<BTreeSet<_>>()))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -68,6 +69,11 @@ pub enum StartError {
     /// The port that was asked for cannot be served.
     #[error("the port for routes cannot be served: stop what has it, or give another --http-port")]
     Router(#[source] DriverError),
+    /// A router runs already, and serves another port.
+    #[error(
+        "routes are served at {0} by a router that runs: leave out --http-port, or end what it serves first"
+    )]
+    Served(SocketAddr),
     /// The system refused something else.
     #[error("the operating system refused")]
     Io(#[from] io::Error),
@@ -128,9 +134,12 @@ impl Server {
             vec![program, "router".into(), directory.display().to_string(), data.installation().to_string()];
         command.extend(settings.http_port.map(|port| port.to_string()));
         let router = RouterDriver::new(target, directory, command);
-        if settings.http_port.is_some_and(|port| port != 0) {
+        if let Some(wanted) = settings.http_port.filter(|port| *port != 0) {
             // Who names a port wants that one. Without, a router that does not start is a wait like any other.
-            router.address().await.map_err(StartError::Router)?;
+            let served = router.address().await.map_err(StartError::Router)?;
+            if served.port() != wanted {
+                return Err(StartError::Served(served));
+            }
         }
         let drivers = Drivers::new().with(agent).with(router.clone());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch() };

@@ -432,6 +432,32 @@ fn verbs_do_what_they_say() {
 }
 
 #[test]
+fn a_root_that_may_not_make_networks_serves_and_says_so() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let shop = Shop::new();
+    // As in a container that was given no more than usual.
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--bounding-set",
+        "-sys_admin,-net_admin",
+        env!("CARGO_BIN_EXE_plimsoll"),
+        "up",
+        "app.yaml",
+    ]);
+    command.env("PLIMSOLL_DATA_DIR", shop.data()).current_dir(shop.directory.path());
+    let up = shop.start_up(command);
+    up.until_said("settled");
+    assert!(shop.page(None).unwrap().contains("Welcome"));
+    let described = shop.must(&["describe", "shop"]);
+    assert!(described.contains("not enforced here: own network, own /tmp"), "{described}");
+    let said = shop.must(&["logs", "shop"]);
+    assert!(said.contains("it shares the node's network: unshare"), "{said}");
+    up.interrupt();
+}
+
+#[test]
 fn a_copy_that_no_app_owns_is_reported() {
     let shop = Shop::new();
     let up = shop.up(&["--keep"]);
