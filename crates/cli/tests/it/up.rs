@@ -347,12 +347,16 @@ fn a_program_reaches_nothing_that_is_not_its_own() {
     let doors = shop.doors();
     assert!(doors.len() >= 8, "the API, as the node and as this machine, and six copies: {doors:?}");
     let doors = doors.join(" ");
+    let (theirs, pids): (Vec<_>, Vec<_>) =
+        shop.programs().into_iter().map(|(name, pid)| (name, pid.to_string())).unzip();
+    let (theirs, pids) = (theirs.join(" "), pids.join(" "));
     let status: serde_json::Value =
         serde_json::from_str(&shop.must(&["get", "apps", "shop", "-o", "json"])).unwrap();
     let address = status["status"]["memory"]["store"]["address"].as_str().unwrap();
     let thief = format!(
-        "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: thief}}\nspec:\n  components:\n    thief:\n      \
-         program: {{file: thief.sh, runtime: bash}}\n      env: {{DATA: {data}, DOORS: {doors}, OWN_DOOR: {address}/7000}}\n      update: {{soak: 0s}}\n"
+        "apiVersion: plimsoll.dev/v1\nkind: Project\nmetadata: {{name: other}}\nspec: {{}}\n---\n\
+         apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {{name: thief, project: other}}\nspec:\n  components:\n    thief:\n      \
+         program: {{file: thief.sh, runtime: bash}}\n      env: {{DATA: {data}, DOORS: {doors}, OWN_DOOR: {address}/7000, THEIRS: {theirs}, PIDS: \"{pids}\"}}\n      update: {{soak: 0s}}\n"
     );
     std::fs::write(shop.directory.path().join("thief.yaml"), thief).unwrap();
     let script = r#"
@@ -363,10 +367,18 @@ ls "$DATA" > /dev/null 2>&1 && echo "GOT a list of the data directory"
 ls "$DATA/node/instances" > /dev/null 2>&1 && echo "GOT a list of instances"
 ls "$DATA/content" > /dev/null 2>&1 && echo "GOT content"
 cat "$HOME/../run.json" > /dev/null 2>&1 && echo "GOT its own supervisor's file"
-cat "/proc/$PPID/environ" > /dev/null 2>&1 && echo "GOT its supervisor's environment"
-kill -0 "$PPID" 2> /dev/null && echo "GOT to signal its supervisor"
 kill -0 "$(cat "$DATA/lock" 2> /dev/null || echo 1)" 2> /dev/null && echo "GOT to signal the server"
 env | grep -q -i token && echo "GOT a token"
+for theirs in $THEIRS; do
+  ls "$DATA/node/instances/$theirs/work" > /dev/null 2>&1 && echo "GOT the files of $theirs"
+  cat "$DATA/node/instances/$theirs/log" > /dev/null 2>&1 && echo "GOT the words of $theirs"
+done
+for pid in $PPID $PIDS; do
+  cat "/proc/$pid/environ" > /dev/null 2>&1 && echo "GOT the environment of $pid"
+  kill -0 "$pid" 2> /dev/null && echo "GOT to signal $pid"
+  # PTRACE_ATTACH, as ptrace(2) has it.
+  /usr/bin/python3 -c "import ctypes, sys; sys.exit(ctypes.CDLL(None).ptrace(16, $pid, 0, 0) == 0)" || echo "GOT hold of $pid"
+done
 touch /tmp/thief-was-here /var/tmp/thief-was-here
 for at in $DOORS; do ( (echo > "/dev/tcp/$at") 2> /dev/null && echo "GOT a connection to $at") & done
 wait
@@ -376,8 +388,12 @@ exec sleep 1000
 "#;
     std::fs::write(shop.directory.path().join("thief.sh"), script).unwrap();
     shop.must(&["apply", "-f", "thief.yaml", "--wait"]);
-    until("the end of the attempts", || shop.must(&["logs", "thief"]), |said| said.contains("done"));
-    let said = shop.must(&["logs", "thief"]);
+    until(
+        "the end of the attempts",
+        || shop.must(&["logs", "thief", "--project", "other"]),
+        |said| said.contains("done"),
+    );
+    let said = shop.must(&["logs", "thief", "--project", "other"]);
     assert!(!said.contains("GOT"), "{said}");
     assert!(
         said.contains("a service may be reached"),
@@ -386,7 +402,7 @@ exec sleep 1000
     for shared in ["/tmp", "/var/tmp"] {
         assert!(!Path::new(shared).join("thief-was-here").exists(), "{shared} is its own");
     }
-    shop.must(&["delete", "thief"]);
+    shop.must(&["delete", "thief", "--project", "other"]);
     up.interrupt();
 }
 
@@ -429,6 +445,24 @@ fn verbs_do_what_they_say() {
     assert!(!shop.must(&["get"]).contains("shop"));
     assert_eq!(shop.programs(), [], "nothing is left on the node");
     up.interrupt();
+}
+
+#[test]
+fn two_installations_on_one_machine_do_not_touch_each_other() {
+    let (one, two) = (Shop::new(), Shop::new());
+    two.edit("app.yaml", "Welcome", "Good day");
+    let (up_one, up_two) = (one.up(&[]), two.up(&[]));
+    up_one.until_said("settled");
+    up_two.until_said("settled");
+    let before = two.programs();
+    assert!(one.page(None).unwrap().contains("Welcome"));
+    assert!(two.page(None).unwrap().contains("Good day"));
+    one.must(&["delete", "shop"]);
+    assert_eq!(one.programs(), []);
+    assert_eq!(two.programs(), before, "the same processes");
+    assert!(two.page(None).unwrap().contains("Good day"));
+    up_one.interrupt();
+    up_two.interrupt();
 }
 
 #[test]
