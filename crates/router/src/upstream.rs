@@ -11,12 +11,16 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::UPGRADE;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
 use crate::passing::Passing;
 
 /// How long a member may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// Bytes that the kernel takes from a member ahead of its client. Members are near: more would only let a large answer run
+/// ahead of all others, and fill memory for a slow client.
+const AHEAD: u32 = 128 << 10;
 
 /// Connections kept for each member while nothing is asked over them.
 const MOST_IDLE: usize = 256;
@@ -110,7 +114,9 @@ impl Upstream {
 }
 
 async fn connect(member: SocketAddr) -> io::Result<SendRequest<Passing>> {
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(member))
+    let socket = if member.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_recv_buffer_size(AHEAD)?;
+    let stream = tokio::time::timeout(CONNECT, socket.connect(member))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
