@@ -114,7 +114,8 @@ impl Drop for Plane {
             Command::new("kill").args(["-9", &pid]).stderr(Stdio::null()).status().ok();
         }
         let network = std::fs::read_to_string(self.directory.path().join("data/node/network.json"));
-        if let Some(number) = network.ok().and_then(|text| Some(text.split([':', '}']).nth(1)?.to_owned())) {
+        if let Ok(text) = network {
+            let number: String = text.chars().filter(char::is_ascii_digit).collect();
             let bridge = format!("plim{number}");
             Command::new("nft").args(["delete", "table", "ip", &bridge]).status().ok();
             Command::new("ip").args(["link", "del", &bridge]).status().ok();

@@ -92,9 +92,12 @@ impl<K: Kind> From<Sent<K>> for Object<K> {
 impl Client {
     /// A client of the control plane that owns a data directory.
     pub(crate) fn of(data: &Path) -> anyhow::Result<Self> {
-        let (endpoint, token) = Endpoint::find(data).with_context(|| {
-            format!("no control plane has run in {}: start one with `plimsoll server`", data.display())
-        })?;
+        let (endpoint, token) = match Endpoint::find(data) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                bail!("no control plane has run in {}: start one with `plimsoll server`", data.display())
+            }
+            found => found.with_context(|| format!("{} cannot be read", data.display()))?,
+        };
         let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER)).build();
         let base = format!("http://{}", endpoint.address);
         let client = Self { agent: config.into(), base, token };

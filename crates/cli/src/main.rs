@@ -45,9 +45,9 @@ enum Command {
     Apply(verbs::Apply),
     /// List objects, or print one
     Get(get::Get),
-    /// Print everything about an App that a person may want to know
+    /// Print everything about an object that a person may want to know
     Describe(describe::Describe),
-    /// Say why an App is not where it should be, down to whoever can do something about it
+    /// Say why something is not where it should be, down to whoever can do something about it
     Why(why::Why),
     /// Print what was decided and done for an App, the oldest first
     Events(describe::Events),
