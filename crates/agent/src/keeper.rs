@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::agent::OnChange;
 use crate::cgroups::Cgroups;
 use crate::networks::Networks;
-use crate::place::{Counters, Intent, Mark, Place, passable_directory};
+use crate::place::{Counters, Intent, Mark, Place};
 use crate::render::{self, RenderError};
 use crate::runner::{self, Runner, Surroundings};
 use crate::{probe, runner::Latest};
@@ -260,7 +260,7 @@ impl Keeper {
         let run: Option<Run> = read(self.place.path(), RUN)?;
         // Written before every start, so that it is certain where the program has never been.
         let is_first = run.is_some_and(|run| run.attempt == 0);
-        let blocked = if is_first { self.first_start()? } else { None };
+        let blocked = if is_first { self.first_start() } else { None };
         let started = if let Some(blockage) = blocked {
             Err(blockage)
         } else {
@@ -276,12 +276,12 @@ impl Keeper {
                 return Ok(None);
             }
         };
-        if attempt > 0 {
+        runner.announced(&self.place).await;
+        if attempt > 0 && !runner.was_not_begun(&self.place)? {
             let mut state = self.sight.lock();
             state.counters.restarts += 1;
             self.place.write_counters(state.counters);
         }
-        runner.announced(&self.place).await;
         Ok(Some(runner))
     }
 
@@ -320,18 +320,18 @@ impl Keeper {
         limited.groups
     }
 
-    /// Puts the program in its place and lets it in. Before the first run only: afterwards the directory is the
+    /// Puts the program in its place. Before the first run only: afterwards the directory is the
     /// program's own, and nothing is written there.
-    fn first_start(&self) -> io::Result<Option<Blockage>> {
+    fn first_start(&self) -> Option<Blockage> {
         match render::place_content(&self.place, &self.mark, &self.content) {
             Ok(true) => {
                 if let Some(why) = self.networks.why_shared().filter(|_| self.mark.address.is_none()) {
                     plimsoll_shim::note(self.place.path(), &format!("it shares the node's network: {why}"));
                 }
-                passable_directory(self.place.path()).map(|()| None)
+                None
             }
-            Err(RenderError::Disk(error)) => Ok(Some(blockage(&error))),
-            Ok(false) | Err(_) => Ok(Some(Blockage::Content)),
+            Err(RenderError::Disk(error)) => Some(blockage(&error)),
+            Ok(false) | Err(_) => Some(Blockage::Content),
         }
     }
 

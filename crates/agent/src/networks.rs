@@ -30,9 +30,6 @@ const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 struct Chosen {
     /// Which of the choices.
     number: u8,
-    /// The machine did not forward packets before.
-    #[serde(default)]
-    forwards: bool,
 }
 
 impl Chosen {
@@ -93,7 +90,14 @@ impl Networks {
 
     /// Whether an instance may have mounts of its own: not without root, nor in most containers.
     pub(crate) fn has_mounts(&self) -> bool {
-        *self.has_mounts.get_or_init(|| tool(&["unshare", "--mount", "true"], "").is_ok())
+        if let Some(known) = self.has_mounts.get() {
+            return *known;
+        }
+        match tool(&["unshare", "--mount", "true"], "").map_err(Refused::from) {
+            // Nothing is known: a start that goes wrong for it is tried again.
+            Err(Refused::Now(_)) => true,
+            tried => *self.has_mounts.get_or_init(|| tried.is_ok()),
+        }
     }
 
     /// An address that nobody has, or `None` where instances share the node's network.
@@ -127,13 +131,17 @@ impl Networks {
 
     /// Puts back what others took away of a network that is in use.
     pub(crate) fn keep_up(&self) -> io::Result<()> {
-        let is_used = !matches!(*self.lock(), State::NotTried) || self.directory.join(FILE).exists();
-        if is_used { self.up().map(drop) } else { Ok(()) }
+        let mut state = self.lock();
+        let is_used = !matches!(*state, State::NotTried) || self.directory.join(FILE).exists();
+        if is_used { self.up_locked(&mut state).map(drop) } else { Ok(()) }
     }
 
     /// Sets the network up, unless it was found in order just now.
     fn up(&self) -> io::Result<Option<Chosen>> {
-        let mut state = self.lock();
+        self.up_locked(&mut self.lock())
+    }
+
+    fn up_locked(&self, state: &mut State) -> io::Result<Option<Chosen>> {
         let known = match *state {
             State::Impossible(_) => return Ok(None),
             State::Up { chosen, at: Some(at) } if at.elapsed() < TRUSTED => return Ok(Some(chosen)),
@@ -174,7 +182,7 @@ impl Networks {
             tool(needed, "")?;
         }
         for number in 0..CHOICES {
-            let chosen = Chosen { number, forwards: false };
+            let chosen = Chosen { number };
             // What a crash left of an earlier choice is chosen again.
             let is_ours = chosen.owner().is_some_and(|owner| *owner == *self.directory.display().to_string());
             if !is_ours && is_used(chosen) {
@@ -209,7 +217,7 @@ impl Networks {
     }
 
     /// Makes what is not there: after a reboot that is everything.
-    fn set_up(&self, mut chosen: Chosen) -> io::Result<Chosen> {
+    fn set_up(&self, chosen: Chosen) -> io::Result<Chosen> {
         let bridge = chosen.bridge();
         if !chosen.device().exists() {
             self.add(chosen)?;
@@ -230,8 +238,6 @@ impl Networks {
         // rules keep the rest of them out of reach.
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
         if std::fs::read_to_string(FORWARD)?.trim() == "0" {
-            chosen.forwards = true;
-            write_durably(&self.directory, FILE, &chosen)?;
             std::fs::write(FORWARD, "1")?;
         }
         Ok(chosen)
@@ -265,10 +271,12 @@ impl From<io::Error> for Refused {
     /// A tool that could not be started for want of memory or processes says nothing about this machine.
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::Other | io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-                Self::ForGood(error.to_string())
-            }
-            _ => Self::Now(error),
+            io::ErrorKind::WouldBlock
+            | io::ErrorKind::OutOfMemory
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::BrokenPipe => Self::Now(error),
+            _ => Self::ForGood(error.to_string()),
         }
     }
 }
@@ -312,9 +320,4 @@ fn take_down(chosen: Chosen) {
     // The bridge last: while it is there, nobody else takes its number.
     tool(&["nft", "delete", "table", "ip", &bridge], "").ok();
     tool(&["ip", "link", "del", &bridge], "").ok();
-    let mut devices = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let is_last = !devices.any(|device| device.file_name().to_string_lossy().starts_with("plim"));
-    if chosen.forwards && is_last {
-        std::fs::write(FORWARD, "0").ok();
-    }
 }

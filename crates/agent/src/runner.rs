@@ -20,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::place::Place;
+use crate::place::{Place, passable_directory};
 
 /// How long a supervisor may take to say what it started.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(10);
@@ -157,6 +157,9 @@ pub(crate) fn start(place: &Place, shim: &[String], around: Surroundings) -> io:
     run.attempt = latest(place)?.attempt.max(run.attempt) + 1;
     Surroundings { groups: run.groups, network: run.network, tmp: run.tmp } = around;
     write_durably(place.path(), RUN, &run)?;
+    // Others may pass into it only now that it is on record that the program may have been there: until then root
+    // writes into it. At every start, so that a crash in between does no harm.
+    passable_directory(place.path())?;
     let (program, arguments) =
         shim.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut command = Command::new(program);

@@ -38,6 +38,9 @@ const MOST_STREAMS: u32 = 256;
 /// How long a member may take to begin its answer.
 const ANSWER: Duration = Duration::from_mins(1);
 
+/// How long a member may take nothing of a request's body. Longer than a client may be silent, who is told so first.
+const STALLED: Duration = Duration::from_secs(90);
+
 /// How long a request waits for a member when none is ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -171,9 +174,14 @@ impl Front {
             line.member = Some(in_flight.endpoint.to_string());
             let late = async {
                 let mut sent = sent.clone();
-                // It never changes: this is the end of whoever could change it.
-                sent.changed().await.ok();
-                tokio::time::sleep(ANSWER).await;
+                loop {
+                    match tokio::time::timeout(STALLED, sent.changed()).await {
+                        Ok(Ok(())) => {}
+                        // All of it has passed.
+                        Ok(Err(_)) => return tokio::time::sleep(ANSWER).await,
+                        Err(_) => return,
+                    }
+                }
             };
             let answered = tokio::select! {
                 answered = self.upstream.send(in_flight.endpoint, request) => Ok(answered),

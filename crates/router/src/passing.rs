@@ -40,7 +40,7 @@ pub(crate) struct Passing {
     silent: Option<Pin<Box<Sleep>>>,
     /// Who is busy with it until its end.
     _member: Option<InFlight>,
-    /// Dropped with it: whoever holds the other end learns that all of it has passed.
+    /// Told of every piece, and dropped with the last one: whoever holds the other end learns how it goes.
     passed: Option<watch::Sender<()>>,
 }
 
@@ -86,6 +86,9 @@ impl Body for Passing {
             this.passed = None;
             return Poll::Ready(None);
         };
+        if let Some(passed) = &this.passed {
+            passed.send_replace(());
+        }
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         match this.left.checked_sub(length) {
             Some(left) => this.left = left,
