@@ -145,10 +145,20 @@ impl Client {
         }
     }
 
+    /// The object of a collection that has this name, if there is one.
+    pub(crate) fn find(
+        &self,
+        project: Option<&ProjectName>,
+        plural: &str,
+        name: &str,
+    ) -> anyhow::Result<Option<Value>> {
+        let items = self.list(project, plural)?;
+        Ok(items.into_iter().find(|it| it["metadata"]["name"] == name))
+    }
+
     /// A copy of an App.
     pub(crate) fn instance(&self, project: &ProjectName, name: &str) -> anyhow::Result<Instance> {
-        let items = self.list(Some(project), INSTANCES)?;
-        let found = items.into_iter().find(|it| it["metadata"]["name"] == name);
+        let found = self.find(Some(project), INSTANCES, name)?;
         let mut found =
             found.with_context(|| format!("there is no instance {name}; see `plimsoll get instances`"))?;
         Ok(serde_json::from_value(found["spec"].take())?)

@@ -12,7 +12,7 @@ use crate::Ended;
 use crate::client::{Client, Where};
 use crate::table::{ago, state, state_name, table, text};
 use crate::verbs::OfApp;
-use crate::what::What;
+use crate::what::{What, project_of};
 use crate::why::chain;
 
 /// Print everything about an object that a person may want to know
@@ -37,12 +37,10 @@ impl Describe {
                 return Ok(Ended::Done);
             }
             _ => {
-                let of_installation = matches!(plural.as_str(), "projects" | "targets" | "claims");
-                let items = client.list((!of_installation).then_some(&self.place.project), &plural)?;
-                let found = items.iter().find(|it| it["metadata"]["name"] == name.as_str());
+                let found = client.find(project_of(&plural, &self.place.project), &plural, &name)?;
                 let found =
                     found.with_context(|| format!("there is no {name}; see `plimsoll get {plural}`"))?;
-                print!("{}", yaml_serde::to_string(found)?);
+                print!("{}", yaml_serde::to_string(&found)?);
                 return Ok(Ended::Done);
             }
         }

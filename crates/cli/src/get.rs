@@ -11,7 +11,7 @@ use crate::Ended;
 use crate::client::{Client, Where, app_of};
 use crate::follow::pause;
 use crate::table::{ago, outcome, state, state_name, table, text};
-use crate::what::plural;
+use crate::what::{plural, project_of};
 
 /// How objects are printed.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,8 +73,7 @@ impl Get {
     /// The objects as they are now.
     fn items(&self, client: &Client) -> anyhow::Result<Vec<Value>> {
         let (plural, name) = self.what();
-        let of_installation = matches!(plural.as_str(), "projects" | "targets" | "claims");
-        let project = (!self.all_projects && !of_installation).then_some(&self.place.project);
+        let project = project_of(&plural, &self.place.project).filter(|_| !self.all_projects);
         let mut items = client.list(project, &plural)?;
         if let Some(name) = name {
             items.retain(|it| it["metadata"]["name"] == name);

@@ -105,10 +105,8 @@ impl Delete {
         let client = self.place.client()?;
         let key = self.place.app(&name.parse().context("that is no name")?);
         client.delete(&key, plural)?;
-        let is_there = || {
-            let items = client.list(Some(&self.place.project), plural)?;
-            anyhow::Ok(items.iter().any(|it| it["metadata"]["name"] == key.name.as_str()))
-        };
+        let is_there =
+            || anyhow::Ok(client.find(Some(&self.place.project), plural, key.name.as_str())?.is_some());
         while !self.no_wait && is_there()? {
             pause();
         }
@@ -276,9 +274,8 @@ impl SecretCommand {
             data.insert(key.parse().context("that is no key")?, Sensitive::new(text));
         }
         let client = place.client()?;
-        let known = client.list(Some(&place.project), Secret::PLURAL)?;
-        let labels = known.iter().find(|it| it["metadata"]["name"] == name.as_str());
-        let labels = labels.map(|it| serde_json::from_value(it["metadata"]["labels"].clone()));
+        let known = client.find(Some(&place.project), Secret::PLURAL, name.as_str())?;
+        let labels = known.map(|it| serde_json::from_value(it["metadata"]["labels"].clone()));
         let labels = labels.and_then(Result::ok).unwrap_or_default();
         let metadata = Metadata { name: name.clone(), project: None, labels };
         let document = Document::Secret(SecretDeclared { line: 1, metadata, data });

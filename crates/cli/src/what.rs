@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
+use plimsoll_model::id::ProjectName;
 use plimsoll_model::{App, Kind};
 
 /// `KIND/NAME`, or the `NAME` of an App. Kinds may be said in the singular.
@@ -18,6 +19,11 @@ pub(crate) struct What {
 pub(crate) fn plural(kind: &str) -> String {
     let kind = kind.to_lowercase();
     if kind.ends_with('s') { kind } else { kind + "s" }
+}
+
+/// The project in which a collection is looked at; none for collections of the installation.
+pub(crate) fn project_of<'a>(plural: &str, project: &'a ProjectName) -> Option<&'a ProjectName> {
+    (!matches!(plural, "projects" | "targets" | "claims")).then_some(project)
 }
 
 impl FromStr for What {

@@ -149,8 +149,7 @@ impl Front {
             return Err(refused_body(&BrokenOff::TooLarge, StatusCode::PAYLOAD_TOO_LARGE));
         }
         // A member's time to answer begins when it has all of the request.
-        let (passed, sent) = watch::channel(());
-        let passed = (!request.body().is_end_stream()).then_some(passed);
+        let (passed, sent) = (!request.body().is_end_stream()).then(|| watch::channel(())).unzip();
         let mut request = request.map(|body| Passing::from_client(body, passed));
         let give_up = Instant::now() + PATIENCE;
         let mut tried = Vec::new();
@@ -173,15 +172,17 @@ impl Front {
             tried.push(in_flight.endpoint);
             line.member = Some(in_flight.endpoint.to_string());
             let late = async {
-                let mut sent = sent.clone();
-                loop {
-                    match tokio::time::timeout(STALLED, sent.changed()).await {
-                        Ok(Ok(())) => {}
-                        // All of it has passed.
-                        Ok(Err(_)) => return tokio::time::sleep(ANSWER).await,
-                        Err(_) => return,
+                if let Some(mut sent) = sent.clone() {
+                    loop {
+                        match tokio::time::timeout(STALLED, sent.changed()).await {
+                            Ok(Ok(())) => {}
+                            // All of it has passed.
+                            Ok(Err(_)) => break,
+                            Err(_) => return,
+                        }
                     }
                 }
+                tokio::time::sleep(ANSWER).await;
             };
             let answered = tokio::select! {
                 answered = self.upstream.send(in_flight.endpoint, request) => Ok(answered),

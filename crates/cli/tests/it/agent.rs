@@ -23,6 +23,9 @@ use tempfile::TempDir;
 /// How long anything may take here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Pause between two looks at something that gives no notice.
+const POLL: Duration = Duration::from_millis(2);
+
 /// A node in a directory of its own, which ends everything it started.
 struct Node {
     agent: Agent,
@@ -63,6 +66,20 @@ impl Node {
 
     async fn create(&self, name: &str, launch: Launch) {
         create(&self.agent, name, launch).await;
+    }
+
+    /// What a program of ours wrote into a file, once that is whole.
+    async fn written(&self, name: &str, file: &Path, is_whole: impl Fn(&str) -> bool) -> String {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            if is_whole(&text) {
+                return text;
+            }
+            let log = || std::fs::read_to_string(self.instance_file(name, "log"));
+            assert!(Instant::now() < give_up, "{} was never whole: {text:?}; {:?}", file.display(), log());
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn until(&self, name: &str, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
@@ -195,7 +212,7 @@ async fn until(agent: &Agent, name: &str, what: &str, is_so: impl Fn(&Instance) 
         match seen {
             Some(it) if is_so(&it) => return it,
             seen if Instant::now() > give_up => panic!("{name} was never {what}; last seen was {seen:?}"),
-            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            _ => tokio::time::sleep(POLL).await,
         }
     }
 }
@@ -280,12 +297,7 @@ async fn a_stop_ends_what_ignores_it_and_what_has_left_its_group() {
     node.create("a", launch(&["sh", "-c", script])).await;
     node.until("a", "ready", Instance::is_ready).await;
     let stray = node.instance_file("a", "work/stray");
-    let give_up = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(&stray).is_ok_and(|text| !text.ends_with('\n')) || !stray.exists() {
-        assert!(Instant::now() < give_up, "the stray process never said who it is");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let stray: i32 = std::fs::read_to_string(&stray).unwrap().trim().parse().unwrap();
+    let stray: i32 = node.written("a", &stray, |text| text.ends_with('\n')).await.trim().parse().unwrap();
     let program = pid(&node, "a", "program");
     execute(&node.agent, Action::Stop { instance: "a".parse().unwrap(), grace: Span::millis(100) }).await;
     let seen = node.until("a", "stopped", |it| it.phase == Phase::Stopped).await;
@@ -312,11 +324,7 @@ async fn a_program_gets_what_was_declared_and_nothing_of_ours() {
     launch.volumes.insert("data".parse().unwrap(), volume);
     node.create("a", launch).await;
     let work = node.instance_file("a", "work");
-    let give_up = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(work.join("conf.txt")).unwrap_or_default().is_empty() {
-        assert!(Instant::now() < give_up, "{:?}", std::fs::read_to_string(node.instance_file("a", "log")));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    node.written("a", &work.join("conf.txt"), |text| !text.is_empty()).await;
     let env = std::fs::read_to_string(work.join("env.txt")).unwrap();
     let names: Vec<&str> =
         env.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
