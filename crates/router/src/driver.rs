@@ -133,8 +133,15 @@ impl Shared {
                     return Ok(answer);
                 }
             }
+            // One that was just killed takes connections until it is gone; its successor answers. Asking twice is safe:
+            // every request is idempotent.
             let mut new = BufReader::new(self.connect().await?);
-            let answer = exchange(&mut new, &line).await.map_err(|error| transient(&error))?;
+            let mut answer = exchange(&mut new, &line).await;
+            if answer.is_err() {
+                new = BufReader::new(self.connect().await?);
+                answer = exchange(&mut new, &line).await;
+            }
+            let answer = answer.map_err(|error| transient(&error))?;
             self.keep(new);
             Ok(answer)
         });

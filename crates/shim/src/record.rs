@@ -66,26 +66,28 @@ pub struct ProcessRef {
 }
 
 impl ProcessRef {
-    /// The process that has this number now.
+    /// The process that has this number now, or had it and was not yet asked by its parent how it ended: a program may
+    /// be quicker than whoever writes down its start.
     ///
     /// # Errors
-    /// When there is none, or it has ended.
+    /// When there is none.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name, field 2, is in parentheses and may hold anything, parentheses too.
-        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        if after_name.starts_with('Z') {
-            // It has ended, and only its parent has not asked how.
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let started = after_name.split(' ').nth(19).and_then(|field| field.parse().ok());
-        let started = started.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Self { pid, started })
+        Self::look(pid).map(|(found, _)| found)
     }
 
     /// Whether it still is that process and has not ended.
     pub fn is_there(self) -> bool {
-        Self::of(self.pid).is_ok_and(|now| now == self)
+        Self::look(self.pid).is_ok_and(|(now, has_ended)| now == self && !has_ended)
+    }
+
+    /// A process and whether it has ended.
+    fn look(pid: i32) -> io::Result<(Self, bool)> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name, field 2, is in parentheses and may hold anything, parentheses too.
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let started = after_name.split(' ').nth(19).and_then(|field| field.parse().ok());
+        let started = started.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok((Self { pid, started }, after_name.starts_with('Z')))
     }
 }
 
@@ -153,4 +155,28 @@ pub fn write_durably<T: Serialize>(directory: &Path, name: &str, value: &T) -> i
     file.sync_data()?;
     std::fs::rename(&draft, directory.join(name))?;
     File::open(directory)?.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_ended_at_once_can_be_written_down_and_is_not_there() {
+        let mut quick = std::process::Command::new("true").spawn().unwrap();
+        let pid = quick.id().cast_signed();
+        let handle = rustix::process::pidfd_open(
+            rustix::process::Pid::from_child(&quick),
+            rustix::process::PidfdFlags::empty(),
+        );
+        let mut ended = [rustix::event::PollFd::from_borrowed_fd(
+            std::os::fd::AsFd::as_fd(handle.as_ref().unwrap()),
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut ended, None).unwrap();
+        let found = ProcessRef::of(pid).unwrap();
+        assert!(!found.is_there());
+        quick.wait().unwrap();
+        assert!(ProcessRef::of(pid).is_err());
+    }
 }
