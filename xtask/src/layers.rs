@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 const LAYERS: &[&[&str]] = &[
     &["plimsoll-model"],
     &[
+        "plimsoll-testkit",
         "plimsoll-manifest",
         "plimsoll-plan",
         "plimsoll-store",

@@ -24,11 +24,14 @@ pub(crate) struct ServerCommand {
 }
 
 /// How a control plane within this process is set up
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone)]
 pub(crate) struct HostOptions {
     /// The port where routes are served, 0 for any [default: the one before; the first time 8080 if it is free]
     #[arg(long, env = "PLIMSOLL_HTTP_PORT", value_name = "PORT")]
     http_port: Option<u16>,
+    /// The PostgreSQL database that keeps everything [default: a file in the data directory]
+    #[arg(long, env = "PLIMSOLL_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
 }
 
 impl ServerCommand {
@@ -64,8 +67,8 @@ impl Host {
             // From here on an interrupt is counted and waited for, not an end.
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            let server =
-                Arc::new(Server::start(Settings { data, program, http_port: options.http_port }).await?);
+            let HostOptions { http_port, store } = options;
+            let server = Arc::new(Server::start(Settings { data, program, http_port, store }).await?);
             let (endpoint, serving) = plimsoll_api::serve(server.clone()).await?;
             tokio::spawn(serving);
             tokio::spawn(async move {

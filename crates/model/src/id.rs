@@ -141,6 +141,10 @@ text_type!(
     KeyName, "key", is_key, KEY_RULE, KEY_PATTERN
 );
 text_type!(
+    /// A person or a program that uses the API: a name or an address of electronic mail.
+    UserName, "user name", is_user, USER_RULE, USER_PATTERN
+);
+text_type!(
     /// Identity of a stored object for its whole life; never used again for another one.
     Uid, "uid", is_label, LABEL_RULE, LABEL_PATTERN
 );
@@ -156,6 +160,19 @@ text_type!(
     /// One boot of a node. Elapsed times are only comparable inside the same boot.
     BootId, "boot id", is_label, LABEL_RULE, LABEL_PATTERN
 );
+
+/// The rule for people and programs; addresses of electronic mail, lower-case, are among them.
+const USER_RULE: &str =
+    "use 1 to 253 lower-case letters, digits, '.', '_', '+', '-' or '@', beginning with a letter or digit";
+const USER_PATTERN: &str = "^[a-z0-9][a-z0-9._+@-]{0,252}$";
+
+fn is_user(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=253).contains(&bytes.len())
+        && inner(bytes[0])
+        && bytes.iter().all(|&b| inner(b) || matches!(b, b'.' | b'_' | b'+' | b'-' | b'@'))
+}
 
 /// Object names may hold dots, because derived objects are named after their owner (`shop.7`).
 const NAME_RULE: &str = "use 1 to 253 lower-case letters, digits, '-' or '.', in RFC 1123 labels";

@@ -69,6 +69,19 @@ kind!(
     Claim, "claims", Installation, ClaimSpec, (), ()
 );
 
+/// The collections of all kinds that are stored.
+pub const PLURALS: [&str; 9] = [
+    App::PLURAL,
+    Project::PLURAL,
+    Target::PLURAL,
+    Secret::PLURAL,
+    Token::PLURAL,
+    AppRevisions::PLURAL,
+    Rejection::PLURAL,
+    Plans::PLURAL,
+    Claim::PLURAL,
+];
+
 /// Declaration of a project.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -12,6 +12,7 @@
 //! Deliberately absent: IO, clocks, randomness, async, and any knowledge of a store, a wire or a driver.
 
 pub mod app;
+pub mod audit;
 pub mod health;
 pub mod id;
 pub mod kind;

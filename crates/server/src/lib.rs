@@ -8,7 +8,8 @@
 //!   lock               held by the process that owns the directory
 //!   installation.json  the installation's id and epoch
 //!   key                seals secrets; readable by its owner only
-//!   plimsoll.db        everything declared and everything recorded
+//!   plimsoll.db        everything declared and everything recorded, unless a database keeps it
+//!   store.json         says that a database does
 //!   content/           the bytes of programs, by digest
 //!   node/              the local node, unless its users could not reach it here
 //! ```
@@ -21,6 +22,7 @@ mod data;
 mod plan;
 mod seal;
 mod server;
+mod store;
 
 pub use apply::{Applied, ApplyError, Change, apply};
 pub use content::save_content;
@@ -28,3 +30,4 @@ pub use data::{DataDirectory, DataError, random_text};
 pub use plan::{OtherPlan, Planned, identity, plan, review};
 pub use plimsoll_driver::DriverError;
 pub use server::{Server, Settings, StartError};
+pub use store::StoreChoiceError;

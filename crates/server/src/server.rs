@@ -18,7 +18,6 @@ use plimsoll_model::{Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphan, Orphans, follow};
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
-use plimsoll_store_sql::{OpenError, Sqlite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -27,6 +26,7 @@ use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::plan::Reviews;
 use crate::seal::Key;
+use crate::store::{self, StoreChoiceError};
 
 /// Time between two looks for instances that nobody owns.
 const SWEEP: Duration = Duration::from_mins(1);
@@ -43,6 +43,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// The port of the loopback address where routes are served; where they were, or any, if it is not given.
     pub http_port: Option<u16>,
+    /// The address of the database that keeps everything; a file in the data directory does if none is given.
+    pub store: Option<String>,
 }
 
 /// Why a control plane could not start.
@@ -52,14 +54,8 @@ pub enum StartError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// The store cannot be opened.
-    #[error("{} cannot be opened", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: OpenError,
-    },
+    #[error(transparent)]
+    Open(#[from] StoreChoiceError),
     /// The store does not take the first objects.
     #[error("the store cannot be written")]
     Store(#[from] StoreError),
@@ -109,9 +105,7 @@ impl Server {
     /// [`StartError`]; then the data directory is free again.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let data = DataDirectory::take(&settings.data)?;
-        let file = data.path().join("plimsoll.db");
-        let sqlite = Sqlite::open(&file).await.map_err(|source| StartError::Open { path: file, source })?;
-        let store = Store::new(sqlite);
+        let store = store::open(&data, settings.store.as_deref()).await?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         declare_defaults(&store, clock.now()).await?;
         let mut seed = [0; 8];

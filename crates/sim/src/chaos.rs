@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use plimsoll_driver::{Driver, DriverError, Marked, SecretValues, Sighting};
+use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Epoch, PlanHash, PlanNo, Uid};
 use plimsoll_model::step::{Action, Fence, Scope as DriverScope, Step};
 use plimsoll_model::{ObjectKey, Revision};
@@ -196,6 +197,16 @@ impl Backend for ChaosStore {
         })
     }
 
+    fn audit<'a>(
+        &'a self,
+        scope: &'a Scope,
+        after: u64,
+        limit: usize,
+    ) -> Fut<'a, Result<Vec<AuditRecord>, StoreError>> {
+        // No control plane reads it.
+        self.inner.audit(scope, after, limit)
+    }
+
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {
         self.inner.watch(scope, kind, from)
     }
@@ -205,6 +216,7 @@ fn describe(write: &Write) -> String {
     match write {
         Write::Put { kind, row, .. } => format!("put {kind} {}", row.meta.key),
         Write::Delete { kind, key, at: Revision(at) } => format!("delete {kind} {key} at {at}"),
+        Write::Require { kind, key, .. } => format!("require {kind} {key}"),
     }
 }
 

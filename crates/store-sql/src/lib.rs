@@ -1,14 +1,20 @@
-//! The store on SQL. SQLite, in one file, is what a control plane uses unless told otherwise.
+//! The store on SQL: SQLite, in one file, unless told otherwise, or a PostgreSQL database by its address.
 //!
-//! One connection writes, others read. Writes that wait for the disk at the same time share one commit: each is
-//! checked and applied in a savepoint of its own, so that one that is refused leaves the others as they are, and
-//! all are answered after the disk has them (`synchronous = FULL`). Watches are served from memory; after a
-//! restart a watcher lists again.
+//! Both run the same statements. One task writes: batches that wait at the same time share one transaction, each is checked
+//! before anything of it is written, and all are answered after the disk has them. On PostgreSQL a transaction locks the row
+//! of the newest revision first, so that commits come in the order of revisions whoever writes, and it is begun again as
+//! a whole when the database finds it in another one's way (SQLSTATE 40001). Watches are served from memory; the table of
+//! changes fills it after a restart and, on PostgreSQL, tells what others wrote.
 //!
 //! Deliberately absent: any knowledge of kinds (the `Store` of `plimsoll-store` has it), encryption (secrets arrive
-//! sealed), and sharing of one file by two processes, which the data directory's lock prevents.
+//! sealed), sharing of one SQLite file by two processes, which the data directory's lock prevents, and whatever
+//! `CockroachDB` lacks: listen and notify, advisory locks.
 
-mod sqlite;
+mod database;
+mod follow;
+mod session;
+mod sql;
 mod writer;
 
-pub use sqlite::{OpenError, Sqlite};
+pub use database::OpenError;
+pub use sql::Sql;

@@ -1,20 +1,34 @@
 //! The one writer: batches that wait together are committed together.
 
-use plimsoll_model::Revision;
+use std::time::Duration;
+
+use plimsoll_model::audit::AuditRecord;
+use plimsoll_model::id::{Digest, Uid};
+use plimsoll_model::{ObjectKey, Revision};
 use plimsoll_store::{
-    Batch, Change, ChangeKind, Feed, KindName, Precondition, ResumeToken, Scope, StoreError, Write,
+    Batch, Change, ChangeKind, KindName, Precondition, ResumeToken, Row, Scope, StoreError, Write,
 };
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection as _, Executor as _, Row as _};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::sqlite::{project_of, unavailable};
+use crate::database::Database;
+use crate::follow::Followers;
+use crate::session::{Found, Session, Value};
+use crate::sql::project_of;
 
 /// Batches that share one commit at most.
 const MOST_SHARED: usize = 128;
 
 /// Batches that wait at most; then their senders wait.
 const MOST_WAITING: usize = 1024;
+
+/// Times a transaction is tried that others were in the way of.
+const ATTEMPTS: u32 = 20;
+
+/// Changes kept for watches that resume; the exact number does not matter.
+const CHANGES_KEPT: u64 = 8192;
+
+/// How often older changes are removed, in revisions.
+const TRIM_EVERY: u64 = 1024;
 
 /// The sending end of the writer's queue.
 #[derive(Clone)]
@@ -28,27 +42,39 @@ struct Request {
     reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// A batch that was applied and is not yet on the disk.
-type Applied = Vec<(KindName, Change)>;
+/// Changes of one transaction.
+pub(crate) type Applied = Vec<(KindName, Change)>;
+
+/// Why a whole transaction failed.
+enum Failure {
+    /// Before its commit: nothing of it was done.
+    Undone(sqlx::Error),
+    /// At its commit: nobody knows.
+    Unknown(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Undone(error)
+    }
+}
 
 struct Task {
-    connection: SqliteConnection,
-    feed: Feed,
-    newest: u64,
+    database: Database,
+    followers: Followers,
 }
 
 impl Writer {
-    /// Starts the writer on its connection. It ends when the last sender is gone.
-    pub(crate) fn start(connection: SqliteConnection, feed: Feed, newest: ResumeToken) -> Self {
+    /// Starts the writer. It ends when the last sender is gone.
+    pub(crate) fn start(database: Database, followers: Followers) -> Self {
         let (queue, mut requests) = mpsc::channel(MOST_WAITING);
-        let mut task = Task { connection, feed, newest: newest.0 };
+        let task = Task { database, followers };
         tokio::spawn(async move {
             let mut together = Vec::new();
             while requests.recv_many(&mut together, MOST_SHARED).await > 0 {
-                task.write(&mut together).await;
+                task.write(std::mem::take(&mut together)).await;
             }
-            // Merges the log into the file; if that fails, the next opening does it.
-            task.connection.close().await.ok();
+            task.database.close().await;
         });
         Self { queue }
     }
@@ -63,153 +89,226 @@ impl Writer {
 }
 
 impl Task {
-    /// Writes batches in one transaction and answers each.
-    async fn write(&mut self, together: &mut Vec<Request>) {
-        let before = self.newest;
-        let mut answers = Vec::new();
-        let mut committed = self.connection.execute("begin immediate").await.map(drop);
-        if committed.is_ok() {
-            for Request { scope, batch, reply } in together.drain(..) {
-                let applied = self.apply(&scope, batch).await;
-                answers.push((reply, applied));
-            }
-            committed = self.end(before).await;
-        }
-        if let Err(error) = &committed {
-            self.newest = before;
-            // The connection may be within a transaction that failed; if it is not, this does nothing.
-            self.connection.execute("rollback").await.ok();
-            let text = error.to_string();
-            let lost = || StoreError::Unavailable(text.clone().into());
-            for Request { reply, .. } in together.drain(..) {
-                reply.send(Err(lost())).ok();
-            }
-            for (reply, applied) in answers {
-                reply.send(applied.and_then(|_| Err(lost()))).ok();
-            }
-            return;
-        }
-        for (reply, applied) in answers {
-            let answer = applied.map(|changes| {
-                for (kind, change) in changes {
-                    self.feed.add(kind, change);
+    /// Writes batches in one transaction and answers each. If that fails, each is tried alone: one of them may be what
+    /// the database does not take.
+    async fn write(&self, together: Vec<Request>) {
+        let is_alone = together.len() == 1;
+        match self.persist(&together).await {
+            Ok((results, applied)) => {
+                self.followers.committed(applied);
+                for (request, result) in together.into_iter().zip(results) {
+                    request.reply.send(result).ok();
                 }
-            });
-            reply.send(answer).ok();
-        }
-    }
-
-    async fn end(&mut self, before: u64) -> Result<(), sqlx::Error> {
-        if self.newest == before {
-            self.connection.execute("rollback").await?;
-            return Ok(());
-        }
-        let newest = self.newest.cast_signed();
-        sqlx::query("update newest set revision = ?").bind(newest).execute(&mut self.connection).await?;
-        self.connection.execute("commit").await?;
-        Ok(())
-    }
-
-    /// Applies one batch as a whole, or nothing of it.
-    async fn apply(&mut self, scope: &Scope, batch: Batch) -> Result<Applied, StoreError> {
-        let before = self.newest;
-        self.connection.execute("savepoint batch").await.map_err(unavailable)?;
-        let mut result = self.check(scope, &batch).await;
-        let mut applied = Vec::new();
-        if result.is_ok() {
-            for write in batch.writes {
-                match self.apply_one(write).await {
-                    Ok(change) => applied.extend(change),
-                    Err(error) => {
-                        result = Err(unavailable(error));
-                        break;
-                    }
+            }
+            Err(Failure::Undone(sqlx::Error::Database(_) | sqlx::Error::Encode(_))) if !is_alone => {
+                for request in together {
+                    Box::pin(self.write(vec![request])).await;
+                }
+            }
+            Err(failure) => {
+                for request in together {
+                    request.reply.send(Err(failure.as_store_error())).ok();
                 }
             }
         }
-        if let Err(error) = result {
-            self.newest = before;
-            self.connection.execute("rollback to batch").await.map_err(unavailable)?;
-            self.connection.execute("release batch").await.map_err(unavailable)?;
-            return Err(error);
-        }
-        self.connection.execute("release batch").await.map_err(unavailable)?;
-        Ok(applied)
     }
 
+    /// One transaction, tried again as a whole when another one was in its way.
+    async fn persist(&self, together: &[Request]) -> Result<(Vec<Result<(), StoreError>>, Applied), Failure> {
+        let mut attempt = 1;
+        loop {
+            match self.attempt(together).await {
+                Err(Failure::Undone(error) | Failure::Unknown(error))
+                    if is_serialization_failure(&error) && attempt < ATTEMPTS =>
+                {
+                    // Others that were refused with this one must not all come back at once.
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=u64::from(attempt) * 5)))
+                        .await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt(&self, together: &[Request]) -> Result<(Vec<Result<(), StoreError>>, Applied), Failure> {
+        let mut session = self.database.write().await?;
+        let newest = number(&session.run(self.database.lock_newest(), &[]).await?);
+        let mut work = Transaction { session: &mut *session, newest, applied: Vec::new(), audit: None };
+        let mut results = Vec::new();
+        for Request { scope, batch, .. } in together {
+            let result = work.check(scope, batch).await?;
+            if result.is_ok() {
+                work.apply(batch).await?;
+            }
+            results.push(result);
+        }
+        let Transaction { newest: now, applied, audit, .. } = work;
+        if now == newest && audit.is_none() {
+            return Ok((results, applied));
+        }
+        let value = [Value::Number(now.cast_signed())];
+        session.run("update newest set revision = $1", &value).await?;
+        if now / TRIM_EVERY != newest / TRIM_EVERY {
+            let value = [Value::Number(now.saturating_sub(CHANGES_KEPT).cast_signed())];
+            session.run("delete from changes where revision <= $1", &value).await?;
+        }
+        session.commit().await.map_err(Failure::Unknown)?;
+        Ok((results, applied))
+    }
+}
+
+impl Failure {
+    fn as_store_error(&self) -> StoreError {
+        match self {
+            Self::Undone(error) => StoreError::Unavailable(error.to_string().into()),
+            // What the database refused to commit it did not commit; what it did not answer, it may have.
+            Self::Unknown(error @ sqlx::Error::Database(_)) => {
+                StoreError::Unavailable(error.to_string().into())
+            }
+            Self::Unknown(_) => StoreError::Lost,
+        }
+    }
+}
+
+/// Whether the database says that the same transaction can succeed if it is begun again: SQLSTATE 40001
+/// (`serialization_failure`) and 40P01 (`deadlock_detected`).
+fn is_serialization_failure(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "40001" || code == "40P01")
+}
+
+fn number(found: &[Found]) -> u64 {
+    found.first().map_or(0, |row| row.number.cast_unsigned())
+}
+
+/// What is being written.
+struct Transaction<'a> {
+    session: &'a mut dyn Session,
+    newest: u64,
+    applied: Applied,
+    /// The end of the audit log, once something was added.
+    audit: Option<(u64, Digest)>,
+}
+
+impl Transaction<'_> {
     /// Every precondition speaks of the state before the batch.
-    async fn check(&mut self, scope: &Scope, batch: &Batch) -> Result<(), StoreError> {
+    async fn check(&mut self, scope: &Scope, batch: &Batch) -> Result<Result<(), StoreError>, sqlx::Error> {
         for write in &batch.writes {
-            let (kind, key, when) = match write {
-                Write::Put { kind, row, when } => (*kind, &row.meta.key, *when),
-                Write::Delete { kind, key, at } => (*kind, key, Precondition::At(*at)),
-            };
+            let (kind, key, when) = write.target();
             if !scope.admits(key) {
-                return Err(StoreError::OutOfScope { kind, key: key.clone() });
+                return Ok(Err(StoreError::OutOfScope { kind, key: key.clone() }));
             }
-            let found = sqlx::query("select revision from rows where kind = ? and project = ? and name = ?")
-                .bind(kind.0)
-                .bind(project_of(key))
-                .bind(key.name.as_str())
-                .fetch_optional(&mut self.connection)
-                .await
-                .map_err(unavailable)?;
-            let present = found.map(|row| row.try_get::<i64, _>(0)).transpose().map_err(unavailable)?;
-            let present = present.map(|revision| Revision(revision.cast_unsigned()));
+            let sql = "select revision from rows where kind = $1 and project = $2 and name = $3";
+            let found = self.session.run(sql, &key_values(kind, key)).await?;
+            let present = found.first().map(|row| Revision(row.number.cast_unsigned()));
             let holds = match when {
                 Precondition::Absent => present.is_none(),
                 Precondition::At(revision) => present == Some(revision),
             };
             if !holds {
-                return Err(StoreError::Conflict { kind, key: key.clone() });
+                return Ok(Err(StoreError::Conflict { kind, key: key.clone() }));
             }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes a batch whose preconditions hold.
+    async fn apply(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+        for write in &batch.writes {
+            let (kind, key, _) = write.target();
+            match write {
+                Write::Require { .. } => {}
+                Write::Put { row, .. } => self.put(kind, row).await?,
+                Write::Delete { .. } => self.delete(kind, key).await?,
+            }
+        }
+        for entry in &batch.audit {
+            let end = match self.audit {
+                Some(end) => Some(end),
+                None => self.end_of_audit().await?,
+            };
+            let record = AuditRecord::after(end, entry);
+            let sql = "insert into audit (number, project, entry, hash) values ($1, $2, $3, $4)";
+            let values = [
+                Value::Number(record.number.cast_signed()),
+                Value::Text(project_of(&entry.object)),
+                Value::Text(&record.entry),
+                Value::Text(&record.hash.to_string()),
+            ];
+            self.session.run(sql, &values).await?;
+            self.audit = Some((record.number, record.hash));
         }
         Ok(())
     }
 
-    async fn apply_one(&mut self, write: Write) -> Result<Option<(KindName, Change)>, sqlx::Error> {
-        self.newest += 1;
-        let (revision, token) = (Revision(self.newest), ResumeToken(self.newest));
-        match write {
-            Write::Put { kind, mut row, .. } => {
-                row.meta.revision = revision;
-                let meta =
-                    serde_json::to_string(&row.meta).map_err(|error| sqlx::Error::Encode(error.into()))?;
-                sqlx::query(
-                    "insert or replace into rows \
-                     (kind, project, name, owner, revision, meta, spec, operations, status) \
-                     values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                )
-                .bind(kind.0)
-                .bind(project_of(&row.meta.key))
-                .bind(row.meta.key.name.as_str())
-                .bind(row.meta.owner.as_ref().map(plimsoll_model::id::Uid::as_str))
-                .bind(self.newest.cast_signed())
-                .bind(meta)
-                .bind(&row.spec)
-                .bind(&row.operations)
-                .bind(&row.status)
-                .execute(&mut self.connection)
-                .await?;
-                let (key, uid) = (row.meta.key.clone(), row.meta.uid.clone());
-                Ok(Some((kind, Change { key, uid, kind: ChangeKind::Put(row), token })))
-            }
-            Write::Delete { kind, key, .. } => {
-                let deleted = sqlx::query(
-                    "delete from rows where kind = ? and project = ? and name = ? returning meta",
-                )
-                .bind(kind.0)
-                .bind(project_of(&key))
-                .bind(key.name.as_str())
-                .fetch_optional(&mut self.connection)
-                .await?;
-                let Some(deleted) = deleted else { return Ok(None) };
-                let meta: String = deleted.try_get(0)?;
-                let meta: plimsoll_model::Metadata =
-                    serde_json::from_str(&meta).map_err(|error| sqlx::Error::Decode(error.into()))?;
-                let kind_of_change = ChangeKind::Deleted(revision);
-                Ok(Some((kind, Change { key, uid: meta.uid, kind: kind_of_change, token })))
-            }
-        }
+    async fn end_of_audit(&mut self) -> Result<Option<(u64, Digest)>, sqlx::Error> {
+        let sql = "select number, hash from audit order by number desc limit 1";
+        let Some(mut last) = self.session.run(sql, &[]).await?.into_iter().next() else { return Ok(None) };
+        let hash = last.text().parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Some((last.number.cast_unsigned(), hash)))
     }
+
+    async fn put(&mut self, kind: KindName, row: &Row) -> Result<(), sqlx::Error> {
+        self.newest += 1;
+        let mut row = Box::new(row.clone());
+        row.meta.revision = Revision(self.newest);
+        let meta = serde_json::to_string(&row.meta).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let values = [
+            Value::Text(kind.0),
+            Value::Text(project_of(&row.meta.key)),
+            Value::Text(row.meta.key.name.as_str()),
+            Value::Maybe(row.meta.owner.as_ref().map(Uid::as_str)),
+            Value::Number(self.newest.cast_signed()),
+            Value::Text(&meta),
+            Value::Text(&row.spec),
+            Value::Text(&row.operations),
+            Value::Maybe(row.status.as_deref()),
+        ];
+        let sql = "insert into rows (kind, project, name, owner, revision, meta, spec, operations, status) \
+                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+                   on conflict (kind, project, name) do update set \
+                   owner = excluded.owner, revision = excluded.revision, meta = excluded.meta, \
+                   spec = excluded.spec, operations = excluded.operations, status = excluded.status";
+        self.session.run(sql, &values).await?;
+        let (key, uid) = (row.meta.key.clone(), row.meta.uid.clone());
+        self.changed(kind, key, uid, ChangeKind::Put(row)).await
+    }
+
+    async fn delete(&mut self, kind: KindName, key: &ObjectKey) -> Result<(), sqlx::Error> {
+        let sql = "delete from rows where kind = $1 and project = $2 and name = $3 returning revision, meta";
+        let deleted = self.session.run(sql, &key_values(kind, key)).await?;
+        let Some(mut deleted) = deleted.into_iter().next() else { return Ok(()) };
+        let meta: plimsoll_model::Metadata =
+            serde_json::from_str(&deleted.text()).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        self.newest += 1;
+        self.changed(kind, key.clone(), meta.uid, ChangeKind::Deleted(Revision(self.newest))).await
+    }
+
+    /// Records the change that was just written.
+    async fn changed(
+        &mut self,
+        kind: KindName,
+        key: ObjectKey,
+        uid: Uid,
+        what: ChangeKind,
+    ) -> Result<(), sqlx::Error> {
+        let values = [
+            Value::Number(self.newest.cast_signed()),
+            Value::Text(kind.0),
+            Value::Text(project_of(&key)),
+            Value::Text(key.name.as_str()),
+            Value::Text(uid.as_str()),
+            Value::Number(i64::from(matches!(what, ChangeKind::Deleted(_)))),
+        ];
+        let sql = "insert into changes (revision, kind, project, name, uid, deleted) \
+                   values ($1, $2, $3, $4, $5, $6)";
+        self.session.run(sql, &values).await?;
+        self.applied.push((kind, Change { key, uid, kind: what, token: ResumeToken(self.newest) }));
+        Ok(())
+    }
+}
+
+fn key_values(kind: KindName, key: &ObjectKey) -> [Value<'_>; 3] {
+    [Value::Text(kind.0), Value::Text(project_of(key)), Value::Text(key.name.as_str())]
 }

@@ -6,7 +6,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use futures::Stream;
+use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{KeyName, Uid};
+use plimsoll_model::kind::PLURALS;
 use plimsoll_model::object::{Metadata, ObjectKey, Revision};
 
 use crate::batch::Batch;
@@ -22,6 +24,13 @@ pub type Watch = Pin<Box<dyn Stream<Item = Result<Change, StoreError>> + Send>>;
 /// Name of a kind's collection: `apps`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KindName(pub &'static str);
+
+impl KindName {
+    /// The kind of this name, if there is one.
+    pub fn known(plural: &str) -> Option<Self> {
+        PLURALS.into_iter().find(|known| *known == plural).map(Self)
+    }
+}
 
 impl fmt::Display for KindName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +141,16 @@ pub trait Backend: Send + Sync + 'static {
     /// Writes a whole batch or nothing of it.
     fn commit<'a>(&'a self, scope: &'a Scope, batch: Batch) -> Fut<'a, Result<(), StoreError>>;
 
-    /// Changes of a kind in commit order: those after the token, or those from now on.
+    /// Records of the audit log within a scope, from the one that follows a number, in order.
+    fn audit<'a>(
+        &'a self,
+        scope: &'a Scope,
+        after: u64,
+        limit: usize,
+    ) -> Fut<'a, Result<Vec<AuditRecord>, StoreError>>;
+
+    /// Changes of a kind in commit order: those after the token, or those from now on. A change that was overtaken by a
+    /// later one of the same object may be left out.
     ///
     /// # Errors
     /// [`StoreError::Expired`] when the changes since the token are not kept any more.

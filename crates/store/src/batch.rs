@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use plimsoll_model::audit::AuditEntry;
 use plimsoll_model::id::{KeyName, Uid};
 use plimsoll_model::object::{Generation, Metadata, Observed, Timestamp};
 use plimsoll_model::{Kind, Object, ObjectKey, Revision};
@@ -39,6 +40,26 @@ pub enum Write {
         /// The revision at which it is deleted.
         at: Revision,
     },
+    /// Nothing is written; the other writes happen only if this holds.
+    Require {
+        /// Kind of the object.
+        kind: KindName,
+        /// The object.
+        key: ObjectKey,
+        /// What must be true of it.
+        when: Precondition,
+    },
+}
+
+impl Write {
+    /// What it is about, and what must be true of that.
+    pub fn target(&self) -> (KindName, &ObjectKey, Precondition) {
+        match self {
+            Self::Put { kind, row, when } => (*kind, &row.meta.key, *when),
+            Self::Delete { kind, key, at } => (*kind, key, Precondition::At(*at)),
+            Self::Require { kind, key, when } => (*kind, key, *when),
+        }
+    }
 }
 
 /// Writes that happen together or not at all.
@@ -46,6 +67,8 @@ pub enum Write {
 pub struct Batch {
     /// The writes, in order.
     pub writes: Vec<Write>,
+    /// What the audit log says of them.
+    pub audit: Vec<AuditEntry>,
 }
 
 /// A new object, before the store has given it a revision.
@@ -75,7 +98,22 @@ impl Batch {
 
     /// True when there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.audit.is_empty() && self.writes.iter().all(|write| matches!(write, Write::Require { .. }))
+    }
+
+    /// Writes only if an object is as it was read, or is not there.
+    #[must_use]
+    pub fn require<K: Kind>(mut self, key: &ObjectKey, read: Option<&Object<K>>) -> Self {
+        let when = read.map_or(Precondition::Absent, |it| Precondition::At(it.meta.revision));
+        self.writes.push(Write::Require { kind: KindName(K::PLURAL), key: key.clone(), when });
+        self
+    }
+
+    /// Records in the audit log, in the same transaction.
+    #[must_use]
+    pub fn audited(mut self, entry: AuditEntry) -> Self {
+        self.audit.push(entry);
+        self
     }
 
     /// Creates an object; refused if one of that name exists.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
+use plimsoll_model::audit::{Action, Actor, AuditEntry, AuditResult};
 use plimsoll_model::id::{ProjectName, Uid};
 use plimsoll_model::kind::{ProjectSpec, Target, TargetSpec};
 use plimsoll_model::object::{Generation, Timestamp};
@@ -21,6 +22,8 @@ pub async fn every(make: impl AsyncFn() -> Store) {
     scopes_hide(make().await).await;
     lists_are_ordered_and_paged(make().await).await;
     watches_follow_commits(make().await).await;
+    requirements_refuse_and_write_nothing(make().await).await;
+    the_audit_log_is_written_with_its_change(make().await).await;
 }
 
 fn app_key(project: &str, name: &str) -> ObjectKey {
@@ -184,18 +187,20 @@ async fn watches_follow_commits(store: Store) {
         spec: ProjectSpec::default(),
         operations: (),
     };
-    store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await.expect("a create");
-    store.commit(&Scope::All, Batch::new().create(project)).await.expect("a create");
-    store.commit(&Scope::All, Batch::new().create(new_app("q", "a"))).await.expect("a create");
-    let a = read(&store, "p", "a").await;
-    store
-        .commit(&Scope::All, Batch::new().declare(&a, AppSpec::default(), stopped()))
-        .await
-        .expect("a change");
-    let a = read(&store, "p", "a").await;
-    store.commit(&Scope::All, Batch::new().delete(&a)).await.expect("a deletion");
+    let a = async || read(&store, "p", "a").await;
     let mut resume = None;
+    // Each is awaited before the next one is made, which could otherwise overtake it.
     for expected in ["put", "put", "deleted"] {
+        let batch = match (expected, &resume) {
+            ("deleted", _) => Batch::new().delete(&a().await),
+            (_, Some(_)) => Batch::new().declare(&a().await, AppSpec::default(), stopped()),
+            (_, None) => {
+                let others = Batch::new().create(project.clone()).create(new_app("q", "a"));
+                store.commit(&Scope::All, others).await.expect("a create");
+                Batch::new().create(new_app("p", "a"))
+            }
+        };
+        store.commit(&Scope::All, batch).await.expect("a change");
         let change = early.next().await.expect("a watch does not end").expect("a change");
         assert_eq!(change.key, app_key("p", "a"), "a watch shows its kind and scope only");
         let kind = match change.kind {
@@ -207,8 +212,60 @@ async fn watches_follow_commits(store: Store) {
     }
     let mut late = store.watch::<App>(&only_p, resume).expect("a watch");
     let change = late.next().await.expect("a watch does not end").expect("a change");
+    assert!(Some(change.token) > resume, "a resumed watch goes on after its token");
     assert!(
-        matches!(change.kind, ChangeKind::Put(row) if row.meta.generation == Generation(2)),
-        "a resumed watch goes on after its token"
+        match change.kind {
+            ChangeKind::Put(row) => row.meta.generation == Generation(2),
+            ChangeKind::Deleted(_) => true,
+        },
+        "what follows is the next change, or one of the same object that overtook it"
     );
+}
+
+async fn requirements_refuse_and_write_nothing(store: Store) {
+    store.commit(&Scope::All, Batch::new().create(new_app("p", "a"))).await.expect("a create");
+    let a = read(&store, "p", "a").await;
+    let (here, there) = (app_key("p", "a"), app_key("p", "none"));
+    let held = Batch::new().require(&here, Some(&a)).require::<App>(&there, None).create(new_app("p", "b"));
+    store.commit(&Scope::All, held).await.expect("a create whose requirements hold");
+    assert_eq!(read(&store, "p", "a").await, a, "what is only required is not written");
+    let broken = Batch::new().require::<App>(&here, None).create(new_app("p", "c"));
+    let refused = store.commit(&Scope::All, broken).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "a requirement that does not hold refuses");
+    store
+        .commit(&Scope::All, Batch::new().declare(&a, AppSpec::default(), stopped()))
+        .await
+        .expect("a change");
+    let stale = Batch::new().require(&here, Some(&a)).create(new_app("p", "c"));
+    let refused = store.commit(&Scope::All, stale).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "a requirement of an older read refuses");
+    let none = store.get::<App>(&Scope::All, &app_key("p", "c")).await.expect("a read");
+    assert!(none.is_none(), "nothing of a refused batch is written");
+}
+
+async fn the_audit_log_is_written_with_its_change(store: Store) {
+    let entry = |project: &str, name: &str| AuditEntry {
+        at: Timestamp(1),
+        actor: Actor { user: "ada".parse().expect("a valid user name"), token: None, from: None },
+        action: Action::Create,
+        kind: "apps".into(),
+        object: app_key(project, name),
+        result: AuditResult::Done,
+    };
+    for (project, name) in [("p", "a"), ("q", "a"), ("p", "a"), ("p", "b")] {
+        let batch = Batch::new().create(new_app(project, name)).audited(entry(project, name));
+        // The third one is refused, and its entry with it.
+        store.commit(&Scope::All, batch).await.ok();
+    }
+    store.commit(&Scope::All, Batch::new().audited(entry("p", "none"))).await.expect("an entry alone");
+    let all = store.audit(&Scope::All, 0, 10).await.expect("a read");
+    assert_eq!(all.iter().map(|it| it.number).collect::<Vec<_>>(), [1, 2, 3, 4], "numbers have no gaps");
+    let mut previous = None;
+    for record in &all {
+        assert!(record.follows(previous), "each record carries on the chain");
+        previous = Some(record);
+    }
+    let only_p = Scope::project("p".parse().expect("a valid project name"));
+    let seen = store.audit(&only_p, 1, 1).await.expect("a read");
+    assert_eq!(seen.iter().map(|it| it.number).collect::<Vec<_>>(), [3], "a scope sees its own records");
 }

@@ -59,6 +59,17 @@ impl Feed {
         changes.watchers.drain(..).for_each(Waker::wake);
     }
 
+    /// Forgets everything up to a token: changes in between are unknown, and whoever waits for them is told.
+    pub fn skip_to(&self, token: ResumeToken) {
+        let mut state = self.lock();
+        (state.newest, state.began) = (token.0, token.0);
+        for changes in state.kinds.values_mut() {
+            changes.recent.clear();
+            changes.expired = token.0;
+            changes.watchers.drain(..).for_each(Waker::wake);
+        }
+    }
+
     /// Changes of a kind within a scope: those after the token, or those from now on.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::{ObjectKey, Revision};
 
 use crate::backend::{Backend, Change, ChangeKind, Fut, KindName, Page, Query, ResumeToken, Row, Watch};
@@ -29,6 +30,7 @@ struct State {
     kinds: BTreeMap<KindName, BTreeMap<ObjectKey, Row>>,
     revision: u64,
     commits: u64,
+    audit: Vec<AuditRecord>,
 }
 
 impl Memory {
@@ -50,10 +52,7 @@ impl Memory {
 
 impl State {
     fn check(&self, scope: &Scope, write: &Write) -> Result<(), StoreError> {
-        let (kind, key, when) = match write {
-            Write::Put { kind, row, when } => (*kind, &row.meta.key, *when),
-            Write::Delete { kind, key, at } => (*kind, key, Precondition::At(*at)),
-        };
+        let (kind, key, when) = write.target();
         if !scope.admits(key) {
             return Err(StoreError::OutOfScope { kind, key: key.clone() });
         }
@@ -66,7 +65,7 @@ impl State {
     }
 
     fn apply(&mut self, write: Write, feed: &Feed) {
-        self.revision += 1;
+        self.revision += u64::from(!matches!(write, Write::Require { .. }));
         let revision = Revision(self.revision);
         let token = ResumeToken(self.revision);
         let (kind, change) = match write {
@@ -80,6 +79,7 @@ impl State {
                 let Some(row) = self.kinds.entry(kind).or_default().remove(&key) else { return };
                 (kind, Change { key, uid: row.meta.uid, kind: ChangeKind::Deleted(revision), token })
             }
+            Write::Require { .. } => return,
         };
         feed.add(kind, change);
     }
@@ -126,8 +126,25 @@ impl Backend for Memory {
             for write in batch.writes {
                 state.apply(write, &self.feed);
             }
+            for entry in &batch.audit {
+                let previous = state.audit.last().map(|it| (it.number, it.hash));
+                state.audit.push(AuditRecord::after(previous, entry));
+            }
             state.commits += 1;
             Ok(())
+        })
+    }
+
+    fn audit<'a>(
+        &'a self,
+        scope: &'a Scope,
+        after: u64,
+        limit: usize,
+    ) -> Fut<'a, Result<Vec<AuditRecord>, StoreError>> {
+        Box::pin(async move {
+            let state = self.lock();
+            let later = state.audit.iter().filter(|it| it.number > after && scope.admits_record(it));
+            Ok(later.take(limit).cloned().collect())
         })
     }
 

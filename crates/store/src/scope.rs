@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use plimsoll_model::audit::{AuditEntry, AuditRecord};
 use plimsoll_model::id::ProjectName;
 use plimsoll_model::object::ObjectKey;
 
@@ -26,6 +27,15 @@ impl Scope {
             (Self::All, _) => true,
             (Self::Projects(projects), Some(project)) => projects.contains(project),
             (Self::Projects(_), None) => false,
+        }
+    }
+
+    /// Whether a record of the audit log is visible: whoever sees the object may know who changed it.
+    pub fn admits_record(&self, record: &AuditRecord) -> bool {
+        match (self, serde_json::from_str::<AuditEntry>(&record.entry)) {
+            (Self::All, _) => true,
+            (Self::Projects(_), Ok(entry)) => self.admits(&entry.object),
+            (Self::Projects(_), Err(_)) => false,
         }
     }
 }

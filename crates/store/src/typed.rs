@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::{Kind, Object, ObjectKey};
 use serde::de::DeserializeOwned;
 
@@ -77,6 +78,16 @@ impl Store {
                 result => return result.map(|()| Ok(made)),
             }
         }
+    }
+
+    /// Records of the audit log within a scope, from the one that follows a number, in order.
+    pub async fn audit(
+        &self,
+        scope: &Scope,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRecord>, StoreError> {
+        self.backend.audit(scope, after, limit).await
     }
 
     /// Changes of a kind in commit order.

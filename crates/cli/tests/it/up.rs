@@ -570,3 +570,33 @@ fn a_directory_is_a_program() {
     assert!(refused.contains("it holds no nothing.sh"), "{refused}");
     up.interrupt();
 }
+
+#[test]
+fn a_database_may_keep_everything_and_be_gone_for_a_while() {
+    let mut server = plimsoll_testkit::Postgres::start();
+    let url = server.database("shop");
+    let shop = Shop::new();
+    let up = shop.up(&["--store", &url]);
+    up.until_said("settled");
+    let before = shop.programs();
+    server.kill();
+    let refused = shop.run(&["scale", "shop", "web=4"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("the store is not available"), "{said}");
+    assert!(shop.page(None).unwrap().contains("Welcome"), "what runs is served");
+    server.resume();
+    until("scaled", || shop.run(&["scale", "shop", "web=4"]).status.success(), |done| *done);
+    shop.must(&["wait", "shop"]);
+    let now = shop.programs();
+    assert!(before.iter().all(|it| now.contains(it)), "nothing was started again: {before:?}, {now:?}");
+    assert_eq!(now.len(), before.len() + 1);
+    up.kill();
+    // An empty store in place of the database would make orphans of all that runs.
+    let refused = shop.run(&["server"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("give its address with --store"), "{said}");
+    let up = shop.up(&["--store", &url]);
+    up.until_said("settled");
+    assert_eq!(shop.programs(), now);
+    up.interrupt();
+}

@@ -1,0 +1,174 @@
+//! The two databases: how each is opened, and where they differ.
+
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use plimsoll_model::id::InstallationId;
+use plimsoll_store::Fut;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use crate::session::{Session, Value};
+
+/// Connections that read a SQLite file.
+const READERS: u32 = 4;
+
+/// Connections to PostgreSQL.
+const CONNECTIONS: u32 = 8;
+
+/// How long a statement waits for a lock that a checkpoint holds.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a request waits for a connection.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be reached, created or read.
+    #[error("the store cannot be opened")]
+    Open(#[source] sqlx::Error),
+    /// It was written by a later version, or a migration failed.
+    #[error("the store cannot be brought to this version")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The database holds another installation.
+    #[error(
+        "the database belongs to installation {owner}, and this data directory to {own}: choose another database"
+    )]
+    Foreign {
+        /// Whose it is.
+        owner: String,
+        /// Who wants it.
+        own: InstallationId,
+    },
+}
+
+/// A database, as sessions of both kinds are got from it.
+#[derive(Clone)]
+pub(crate) enum Database {
+    Sqlite { readers: SqlitePool, writer: SqlitePool },
+    Postgres(PgPool),
+}
+
+type Opened<'a> = Fut<'a, Result<Box<dyn Session>, sqlx::Error>>;
+
+impl Database {
+    /// Opens a file, creating it if needed, and brings its schema to this version.
+    pub(crate) async fn sqlite(file: &Path) -> Result<Self, OpenError> {
+        keep_private(file).map_err(|error| OpenError::Open(sqlx::Error::Io(error)))?;
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .busy_timeout(BUSY)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .disable_statement_logging();
+        // One connection that is never given up: nobody else writes.
+        let pool =
+            || SqlitePoolOptions::new().test_before_acquire(false).idle_timeout(None).max_lifetime(None);
+        let writer =
+            pool().max_connections(1).connect_with(options.clone()).await.map_err(OpenError::Open)?;
+        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(OpenError::Migrate)?;
+        let options = options.read_only(true).create_if_missing(false);
+        let readers = pool().max_connections(READERS).connect_with(options).await.map_err(OpenError::Open)?;
+        Ok(Self::Sqlite { readers, writer })
+    }
+
+    /// Connects to a database, brings its schema to this version, and takes it for an installation.
+    pub(crate) async fn postgres(url: &str, installation: &InstallationId) -> Result<Self, OpenError> {
+        let options = PgConnectOptions::from_str(url).map_err(OpenError::Open)?.disable_statement_logging();
+        let options = options.application_name("plimsoll").options([("statement_timeout", "60s")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CONNECTED_WITHIN)
+            .connect_with(options)
+            .await
+            .map_err(OpenError::Open)?;
+        let mut migrator = sqlx::migrate!("migrations/postgres");
+        // Its lock is one that CockroachDB lacks; there is one server for a database.
+        migrator.set_locking(false).run(&pool).await.map_err(OpenError::Migrate)?;
+        let database = Self::Postgres(pool);
+        let owner = database.owner(installation).await.map_err(OpenError::Open)?;
+        if owner != installation.as_str() {
+            return Err(OpenError::Foreign { owner, own: installation.clone() });
+        }
+        Ok(database)
+    }
+
+    /// Whose database this is; the installation's that asks, if it was nobody's.
+    async fn owner(&self, installation: &InstallationId) -> Result<String, sqlx::Error> {
+        let mut session = self.write().await?;
+        let claim = "insert into installation (one, id) values (1, $1) on conflict (one) do nothing";
+        session.run(claim, &[Value::Text(installation.as_str())]).await?;
+        let found = session.run("select one, id from installation", &[]).await?;
+        session.commit().await?;
+        Ok(found.into_iter().next().map(|mut row| row.text()).unwrap_or_default())
+    }
+
+    /// A connection for a single query.
+    pub(crate) fn read(&self) -> Opened<'_> {
+        Box::pin(async move {
+            Ok(match self {
+                Self::Sqlite { readers, .. } => Box::new(readers.acquire().await?) as Box<dyn Session>,
+                Self::Postgres(pool) => Box::new(pool.acquire().await?),
+            })
+        })
+    }
+
+    /// A transaction whose queries all see the same moment.
+    pub(crate) fn snapshot(&self) -> Opened<'_> {
+        Box::pin(async move {
+            Ok(match self {
+                Self::Sqlite { readers, .. } => Box::new(readers.begin().await?) as Box<dyn Session>,
+                Self::Postgres(pool) => {
+                    Box::new(pool.begin_with("begin isolation level repeatable read read only").await?)
+                }
+            })
+        })
+    }
+
+    /// A transaction that writes.
+    pub(crate) fn write(&self) -> Opened<'_> {
+        Box::pin(async move {
+            Ok(match self {
+                // A transaction that becomes a writer only later could find that others wrote, and would fail.
+                Self::Sqlite { writer, .. } => {
+                    Box::new(writer.begin_with("begin immediate").await?) as Box<dyn Session>
+                }
+                Self::Postgres(pool) => Box::new(pool.begin().await?),
+            })
+        })
+    }
+
+    /// Reads the newest revision within a transaction that writes; others that write wait until it has ended.
+    pub(crate) fn lock_newest(&self) -> &'static str {
+        match self {
+            // Whoever writes to SQLite is alone already.
+            Self::Sqlite { .. } => "select revision from newest",
+            Self::Postgres(_) => "select revision from newest for update",
+        }
+    }
+
+    /// Ends all connections; SQLite merges its log into the file.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite { readers, writer } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// Only its owner may read a store. SQLite gives the files beside it the same permissions.
+fn keep_private(file: &Path) -> std::io::Result<()> {
+    let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
+    made.set_permissions(Permissions::from_mode(0o600))
+}

@@ -1,0 +1,8 @@
+//! Real servers for tests, each started on a place of its own and ended with the value that stands for it.
+//!
+//! Deliberately absent: pretending. A server that is not installed fails the test that needs it, and says what to install;
+//! `./test` installs all of them.
+
+mod postgres;
+
+pub use postgres::Postgres;
