@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 
+use plimsoll_model::App;
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName, Slot, TargetName, Uid};
 use plimsoll_model::kind::{AppRevisions, Plans, Rejection};
 use plimsoll_model::object::{Metadata, Timestamp};
 use plimsoll_model::status::InstanceState;
 use plimsoll_model::step::{Plan, Step};
-use plimsoll_model::{App, Kind};
 use plimsoll_server::Server;
 use plimsoll_store::{Query, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::problem::Problem;
+use crate::objects::View;
+use crate::problem::{Problem, Sort};
 
 /// The collection of copies.
 pub const INSTANCES: &str = "instances";
@@ -64,17 +65,17 @@ fn sent(
     created: Timestamp,
     spec: &impl Serialize,
 ) -> Result<Value, Problem> {
-    let spec = serde_json::to_value(spec).map_err(Problem::bad)?;
+    let spec = serde_json::to_value(spec).map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
     Ok(json!({
         "apiVersion": "plimsoll.dev/v1",
         "kind": kind,
-        "metadata": {"name": name, "project": project, "created": created},
+        "metadata": {"name": name, "project": project, "creationTimestamp": created},
         "spec": spec,
     }))
 }
 
 /// Copies of the Apps of a scope, and whatever is an orphan there.
-pub(crate) async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
+async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
     let mut found = Vec::new();
     for app in server.store().list::<App>(scope, &Query::default()).await? {
         let components = app.status.iter().flat_map(|status| &status.value.components);
@@ -119,7 +120,7 @@ pub(crate) async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Valu
 }
 
 /// What happened to the Apps of a scope, the oldest first.
-pub(crate) async fn events(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
+async fn events(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
     let (store, all) = (server.store(), Query::default());
     let apps = store.list::<App>(scope, &all).await?;
     let apps: BTreeMap<&Uid, &ObjectName> =
@@ -160,16 +161,12 @@ fn planned(plan: &Plan) -> String {
     format!("plan {}{deviation}: {}", plan.no, steps.join(", "))
 }
 
-/// The kinds that can be listed, for whoever asks for another one.
-pub(crate) fn known() -> String {
-    let stored = [
-        App::PLURAL,
-        plimsoll_model::Project::PLURAL,
-        plimsoll_model::Target::PLURAL,
-        plimsoll_model::Secret::PLURAL,
-        AppRevisions::PLURAL,
-        Rejection::PLURAL,
-        Plans::PLURAL,
-    ];
-    stored.into_iter().chain([INSTANCES, EVENTS]).collect::<Vec<_>>().join(", ")
+/// Everything that a view of a derived collection shows.
+pub(crate) async fn all(server: &Server, view: &View) -> Result<Vec<Value>, Problem> {
+    let mut found = match view.resource.plural {
+        INSTANCES => instances(server, &view.scope).await?,
+        _ => events(server, &view.scope).await?,
+    };
+    found.retain(|it| view.selector.admits(it));
+    Ok(found)
 }

@@ -1,35 +1,52 @@
 //! The HTTP API of a control plane.
 //!
-//! It listens on the loopback address and wants the admin token of the data directory with every request but the
-//! two health checks. Objects are JSON as they are stored: `metadata`, `spec`, `operations`, `status`. Errors are
-//! `application/problem+json` (RFC 9457), with every error of a refused document at once.
+//! It follows the conventions of Kubernetes where they fit: objects have `apiVersion`, `kind`, `metadata`, `spec` and `status`
+//! (and `operations`, what verbs write); lists have pages and selectors; a change may name the version it is made of; watches
+//! resume. Errors are `application/problem+json` (RFC 9457), with every error of a refused document at once.
+//!
+//! Below `/apis/plimsoll.dev/v1`:
 //!
 //! | request | what it does |
 //! |---|---|
-//! | `GET /livez`, `GET /readyz` | whether the process answers; whether the store does |
-//! | `GET /version` | the version of the server |
-//! | `GET /v1/{plural}` | objects of the installation, or of all projects |
-//! | `GET /v1/projects/{project}/{plural}[/{name}]` | objects of a project; instances and events too, which are derived |
-//! | `POST /v1/apply?project=P[&path=HASH]` | documents, as `plimsoll apply` sends them |
-//! | `POST /v1/plan?project=P` | what applying them would do |
-//! | `PUT /v1/content/{digest}` | the bytes of a program |
-//! | `POST /v1/projects/{project}/apps/{name}/operations` | what verbs write |
-//! | `DELETE /v1/projects/{project}/{plural}/{name}` | deletes |
-//! | `GET /v1/projects/{project}/apps/{name}/logs` | what its copies said |
-//! | `GET /v1/router` | where routes are served |
+//! | `GET /{plural}` | a collection of the installation, or of all projects that the caller sees; `watch=true` tells changes |
+//! | `GET /projects/{project}/{plural}` | a collection of a project |
+//! | `GET`, `PUT`, `PATCH`, `DELETE` of either with `/{name}` | one object; `dryRun=All`, `If-Match` |
+//! | `POST /projects/{project}/apply` | documents, as `plimsoll apply` sends them; `path=HASH` refuses any other plan |
+//! | `POST /projects/{project}/plan` | what applying them would do |
+//! | `PUT /projects/{project}/content/{digest}` | the bytes of a program |
+//! | `POST /projects/{project}/apps/{name}/operations` | what verbs write |
+//! | `GET /projects/{project}/apps/{name}/logs` | what its copies said |
+//! | `POST /tokens` | a new token, shown once |
+//! | `GET /audit` | who changed what |
+//! | `GET /whoami` | who the caller is, and in which projects what |
+//! | `GET /router` | where routes are served |
+//!
+//! Beside it: `/livez`, `/readyz`, `/version`. Every request but the first two shows a token. A project in which the caller has
+//! no role is answered as one that is not there.
 //!
 //! Deliberately absent: any decision, and any state of its own.
 
+mod access;
 mod derived;
+mod kinds;
 mod logs;
 mod objects;
+mod openapi;
 mod problem;
+mod request;
+mod select;
 mod serve;
-mod token;
+mod tokens;
 mod verbs;
+mod watch;
+mod wire;
+mod write;
 
+pub use access::WhoAmI;
 pub use derived::{EVENTS, Event, INSTANCES, Instance};
+pub use kinds::{Origin, Resource};
 pub use logs::LogEntry;
-pub use plimsoll_server::{Planned, identity};
+pub use openapi::openapi;
+pub use plimsoll_server::{NewToken, Planned, identity};
 pub use serve::{Endpoint, ServeError, serve};
-pub use verbs::Verb;
+pub use verbs::Operation;

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::{Extension, Json};
+use plimsoll_model::access::Verb;
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
 use plimsoll_model::{App, ObjectKey};
-use plimsoll_server::Server;
+use plimsoll_server::{Caller, Server};
 use plimsoll_shim::Stream;
-use plimsoll_store::Scope;
 use serde::{Deserialize, Serialize};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Sort};
+use crate::request::{Asked, At};
 
 /// Lines sent unless more or fewer are asked for.
 const USUAL_TAIL: usize = 200;
@@ -45,11 +46,13 @@ pub(crate) struct LogQuery {
 
 pub(crate) async fn logs(
     State(server): State<Arc<Server>>,
-    Path((project, name)): Path<(ProjectName, ObjectName)>,
-    Query(query): Query<LogQuery>,
+    Extension(caller): Extension<Caller>,
+    At((project, name)): At<(ProjectName, ObjectName)>,
+    Asked(query): Asked<LogQuery>,
 ) -> Result<Json<Vec<LogEntry>>, Problem> {
+    let scope = caller.within(server.store(), &project, Verb::Read).await?;
     let key = ObjectKey::in_project(project, name);
-    let app = server.store().get::<App>(&Scope::All, &key).await?;
+    let app = server.store().get::<App>(&scope, &key).await?;
     let app = app.ok_or_else(|| Problem::not_found(format!("app {key}")))?;
     let components = app.status.into_iter().flat_map(|status| status.value.components);
     let wanted = components.filter(|(name, _)| query.component.as_ref().is_none_or(|it| it == name));
@@ -78,7 +81,7 @@ pub(crate) async fn logs(
         lines
     })
     .await
-    .map_err(Problem::bad)?;
+    .map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
     // Lines of one copy stay in their order.
     lines.sort_by_key(|line| line.at);
     let tail = query.tail.unwrap_or(USUAL_TAIL).min(MOST);

@@ -1,123 +1,291 @@
-//! Reading and deleting objects of any kind.
+//! Reading objects of any kind.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use plimsoll_model::access::Verb;
 use plimsoll_model::id::{ObjectName, ProjectName};
-use plimsoll_model::kind::{AppRevisions, Claim, Plans, Rejection};
-use plimsoll_model::{App, Kind, Object, ObjectKey, Project, Secret, Target};
-use plimsoll_server::Server;
-use plimsoll_store::{Batch, Query, Scope};
-use serde_json::{Value, json};
+use plimsoll_model::object::KindScope;
+use plimsoll_model::{Kind as _, ObjectKey, Project, Revision, Target, Token};
+use plimsoll_server::{Caller, Server};
+use plimsoll_store::{Query, Scope};
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::derived;
+use crate::kinds::Resource;
 use crate::problem::Problem;
+use crate::request::{Asked, At};
+use crate::select::Selector;
+use crate::wire::{API_VERSION, page, sent};
+use crate::{derived, watch};
 
-/// Calls a generic function with the kind that a collection's name stands for.
-macro_rules! for_kind {
-    ($plural:expr, $function:ident($($argument:expr),*)) => {
-        match $plural {
-            App::PLURAL => $function::<App>($($argument),*).await,
-            Project::PLURAL => $function::<Project>($($argument),*).await,
-            Target::PLURAL => $function::<Target>($($argument),*).await,
-            Secret::PLURAL => $function::<Secret>($($argument),*).await,
-            AppRevisions::PLURAL => $function::<AppRevisions>($($argument),*).await,
-            Rejection::PLURAL => $function::<Rejection>($($argument),*).await,
-            Plans::PLURAL => $function::<Plans>($($argument),*).await,
-            Claim::PLURAL => $function::<Claim>($($argument),*).await,
-            other => Err(Problem::no_kind(other)),
+/// Objects of a page unless fewer are asked for, and at most.
+const LARGEST_PAGE: usize = 500;
+
+/// What a list is asked for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    limit: Option<usize>,
+    r#continue: Option<String>,
+    label_selector: Option<String>,
+    field_selector: Option<String>,
+    watch: Option<bool>,
+    pub(crate) resource_version: Option<String>,
+}
+
+/// A collection as somebody sees it.
+pub(crate) struct View {
+    pub(crate) resource: Resource,
+    /// The project that was asked for, if one was.
+    project: Option<ProjectName>,
+    pub(crate) scope: Scope,
+    pub(crate) selector: Selector,
+    /// For collections of the installation: the names that are seen; all of them if there is no set.
+    pub(crate) names: Option<Vec<ObjectName>>,
+}
+
+fn resource(plural: &str) -> Result<Resource, Problem> {
+    Resource::named(plural).ok_or_else(|| {
+        let known: Vec<&str> = Resource::ALL.iter().map(|it| it.plural).collect();
+        Problem::not_found(format!("collection {plural}; there are {}", known.join(", ")))
+    })
+}
+
+/// The collection that a path names, where it belongs there.
+pub(crate) fn resource_in(plural: &str, scope: KindScope) -> Result<Resource, Problem> {
+    let resource = resource(plural)?;
+    if resource.scope == scope {
+        return Ok(resource);
+    }
+    let place = match scope {
+        KindScope::Project => {
+            format!("they belong to the installation: ask for /apis/{API_VERSION}/{plural}")
+        }
+        KindScope::Installation => {
+            format!("they belong to projects: ask for /apis/{API_VERSION}/projects/PROJECT/{plural}")
         }
     };
+    Err(Problem::not_found(format!("collection {plural} here; {place}")))
 }
 
-/// An object as it is sent. Values of secrets are not, sealed or not.
-fn sent<K: Kind>(object: &Object<K>) -> Result<Value, Problem> {
-    let value = |result: Result<Value, serde_json::Error>| result.map_err(Problem::bad);
-    let mut spec = value(serde_json::to_value(&object.spec))?;
-    if K::PLURAL == Secret::PLURAL
-        && let Some(data) = spec.get_mut("data").and_then(Value::as_object_mut)
-    {
-        data.values_mut().for_each(|sealed| *sealed = Value::Null);
+impl View {
+    /// A collection of one project.
+    pub(crate) async fn of_project(
+        server: &Server,
+        caller: &Caller,
+        project: &ProjectName,
+        plural: &str,
+        selector: Selector,
+    ) -> Result<Self, Problem> {
+        let scope = caller.within(server.store(), project, Verb::Read).await?;
+        let resource = resource_in(plural, KindScope::Project)?;
+        Ok(Self { resource, project: Some(project.clone()), scope, selector, names: None })
     }
-    Ok(json!({
-        "apiVersion": "plimsoll.dev/v1",
-        "kind": K::NAME,
-        "metadata": value(serde_json::to_value(&object.meta))?,
-        "spec": spec,
-        "operations": value(serde_json::to_value(&object.operations))?,
-        "status": value(serde_json::to_value(&object.status))?,
-    }))
+
+    /// A collection of the installation, or of all projects that the caller sees.
+    pub(crate) async fn of_all(
+        server: &Server,
+        caller: &Caller,
+        plural: &str,
+        selector: Selector,
+    ) -> Result<Self, Problem> {
+        let resource = resource(plural)?;
+        if resource.scope == KindScope::Project {
+            let scope = caller.everywhere(server.store()).await?;
+            return Ok(Self { resource, project: None, scope, selector, names: None });
+        }
+        let names = match plural {
+            _ if caller.is_platform() => None,
+            Target::PLURAL => None,
+            Token::PLURAL => {
+                Some(server.tokens(caller).await?.into_iter().map(|token| token.meta.key.name).collect())
+            }
+            Project::PLURAL => match caller.everywhere(server.store()).await? {
+                Scope::All => None,
+                Scope::Projects(seen) => {
+                    Some(seen.iter().filter_map(|it| it.as_str().parse().ok()).collect())
+                }
+            },
+            // Nothing of what the system records of the whole installation.
+            _ => Some(Vec::new()),
+        };
+        Ok(Self { resource, project: None, scope: Scope::All, selector, names })
+    }
+
+    /// Whether a key is seen.
+    pub(crate) fn admits(&self, key: &ObjectKey) -> bool {
+        self.scope.admits(key) && self.names.as_ref().is_none_or(|names| names.contains(&key.name))
+    }
+
+    /// One page, the version that it is of, and how to ask for the next one.
+    pub(crate) async fn page(
+        &self,
+        server: &Server,
+        limit: usize,
+        after: Option<ObjectKey>,
+    ) -> Result<(Vec<Value>, u64, Option<ObjectKey>), Problem> {
+        let Some(kind) = self.resource.rows() else {
+            let version = server.store().position().0;
+            return Ok((derived::all(server, self).await?, version, None));
+        };
+        let mut items = Vec::new();
+        let mut query = Query { limit, after, ..Query::default() };
+        let mut version = None;
+        loop {
+            let found = server.store().rows(&self.scope, kind, &query).await?;
+            // A watch that begins with the first page's version misses nothing of the later ones.
+            let version = *version.get_or_insert(found.token.0);
+            let mut left = found.rows.len();
+            for row in found.rows {
+                left -= 1;
+                if self.admits(&row.meta.key) {
+                    let item = sent(&self.resource, &row)?;
+                    if self.selector.admits(&item) {
+                        items.push(item);
+                    }
+                }
+                query.after = Some(row.meta.key);
+                if items.len() == limit {
+                    let is_more = left > 0 || found.more;
+                    return Ok((items, version, query.after.filter(|_| is_more)));
+                }
+            }
+            if !found.more {
+                return Ok((items, version, None));
+            }
+        }
+    }
+
+    /// The same collection as somebody else sees it, or the same caller later.
+    pub(crate) async fn again(&self, server: &Server, caller: &Caller) -> Result<Self, Problem> {
+        let (plural, selector) = (self.resource.plural, self.selector.clone());
+        match &self.project {
+            Some(project) => Self::of_project(server, caller, project, plural, selector).await,
+            None => Self::of_all(server, caller, plural, selector).await,
+        }
+    }
+
+    /// Whether the same is seen in both.
+    pub(crate) fn sees_as(&self, other: &Self) -> bool {
+        self.scope == other.scope && self.names == other.names
+    }
 }
 
-async fn list_kind<K: Kind>(server: &Server, scope: &Scope) -> Result<Json<Value>, Problem> {
-    let objects = server.store().list::<K>(scope, &Query::default()).await?;
-    let items = objects.iter().map(sent).collect::<Result<Vec<_>, _>>()?;
-    Ok(Json(json!({"items": items})))
+/// A place in a list, for clients to send back.
+fn continuation(key: &ObjectKey) -> String {
+    Base64UrlUnpadded::encode_string(&serde_json::to_vec(key).unwrap_or_default())
 }
 
-async fn get_kind<K: Kind>(server: &Server, key: &ObjectKey) -> Result<Json<Value>, Problem> {
-    let object = server.store().get::<K>(&Scope::All, key).await?;
-    let object = object.ok_or_else(|| Problem::not_found(format!("{} {key}", K::NAME.to_lowercase())))?;
-    Ok(Json(sent(&object)?))
+fn continued(text: &str) -> Result<ObjectKey, Problem> {
+    let bytes = Base64UrlUnpadded::decode_vec(text).ok();
+    let key = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    key.ok_or_else(|| Problem::bad("continue is not one that a list gave"))
 }
 
-/// Objects of a collection, a derived one too.
-async fn collection(server: &Server, plural: &str, scope: &Scope) -> Result<Json<Value>, Problem> {
-    let items = match plural {
-        derived::INSTANCES => derived::instances(server, scope).await?,
-        derived::EVENTS => derived::events(server, scope).await?,
-        stored => return for_kind!(stored, list_kind(server, scope)),
+async fn answer(
+    server: Arc<Server>,
+    caller: Caller,
+    view: View,
+    query: ListQuery,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    if watch::is_wanted(query.watch, headers) {
+        let from = watch::start(&query, headers)?;
+        return watch::stream(server, caller, view, from, headers);
+    }
+    let limit = match query.limit {
+        None | Some(0) => LARGEST_PAGE,
+        Some(limit) => limit.min(LARGEST_PAGE),
     };
-    Ok(Json(json!({"items": items})))
+    let after = query.r#continue.as_deref().map(continued).transpose()?;
+    let (items, version, next) = view.page(&server, limit, after).await?;
+    Ok(Json(page(&view.resource, &items, version, next.as_ref().map(continuation).as_deref()))
+        .into_response())
+}
+
+fn selector(query: &ListQuery) -> Result<Selector, Problem> {
+    Selector::parse(query.label_selector.as_deref(), query.field_selector.as_deref())
 }
 
 pub(crate) async fn list_all(
     State(server): State<Arc<Server>>,
-    Path(plural): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    collection(&server, &plural, &Scope::All).await
+    Extension(caller): Extension<Caller>,
+    At(plural): At<String>,
+    Asked(query): Asked<ListQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let view = View::of_all(&server, &caller, &plural, selector(&query)?).await?;
+    answer(server, caller, view, query, &headers).await
+}
+
+/// A fixed path of its own, because tokens are made by it too.
+pub(crate) async fn list_tokens(
+    server: State<Arc<Server>>,
+    caller: Extension<Caller>,
+    query: Asked<ListQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    list_all(server, caller, At(Token::PLURAL.to_owned()), query, headers).await
 }
 
 pub(crate) async fn list(
     State(server): State<Arc<Server>>,
-    Path((project, plural)): Path<(ProjectName, String)>,
-) -> Result<Json<Value>, Problem> {
-    collection(&server, &plural, &Scope::project(project)).await
+    Extension(caller): Extension<Caller>,
+    At((project, plural)): At<(ProjectName, String)>,
+    Asked(query): Asked<ListQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let view = View::of_project(&server, &caller, &project, &plural, selector(&query)?).await?;
+    answer(server, caller, view, query, &headers).await
 }
 
 pub(crate) async fn get(
     State(server): State<Arc<Server>>,
-    Path((project, plural, name)): Path<(ProjectName, String, ObjectName)>,
-) -> Result<Json<Value>, Problem> {
-    let key = ObjectKey::in_project(project, name);
-    for_kind!(plural.as_str(), get_kind(&server, &key))
+    Extension(caller): Extension<Caller>,
+    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let view = View::of_project(&server, &caller, &project, &plural, Selector::default()).await?;
+    one(&server, &view, &ObjectKey::in_project(project, name), &headers).await
 }
 
-pub(crate) async fn delete(
+pub(crate) async fn get_of_installation(
     State(server): State<Arc<Server>>,
-    Path((project, plural, name)): Path<(ProjectName, String, ObjectName)>,
-) -> Result<Json<Value>, Problem> {
-    let key = ObjectKey::in_project(project, name);
-    match plural.as_str() {
-        // What runs is taken apart first, by the App's reconciler.
-        App::PLURAL => {
-            delete_kind::<App>(&server, &key, |batch, old| batch.mark_deleting(old, server.now())).await
-        }
-        Secret::PLURAL => delete_kind::<Secret>(&server, &key, Batch::delete).await,
-        other => Err(Problem::bad(format!("{other} cannot be deleted"))),
-    }
+    Extension(caller): Extension<Caller>,
+    At((plural, name)): At<(String, ObjectName)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    resource_in(&plural, KindScope::Installation)?;
+    let view = View::of_all(&server, &caller, &plural, Selector::default()).await?;
+    one(&server, &view, &ObjectKey::of_installation(name), &headers).await
 }
 
-async fn delete_kind<K: Kind>(
+async fn one(
     server: &Server,
+    view: &View,
     key: &ObjectKey,
-    write: impl Fn(Batch, &Object<K>) -> Batch,
-) -> Result<Json<Value>, Problem> {
-    let change = |old: Option<Object<K>>| {
-        let old = old.ok_or_else(|| Problem::not_found(format!("{} {key}", K::NAME.to_lowercase())))?;
-        Ok::<_, Problem>((write(Batch::new(), &old), ()))
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let missing = || Problem::not_found(format!("{} {key}", view.resource.kind.to_lowercase()));
+    let Some(kind) = view.resource.rows() else {
+        let all = derived::all(server, view).await?;
+        let found = all.into_iter().find(|it| it["metadata"]["name"] == key.name.as_str());
+        return Ok(Json(found.ok_or_else(missing)?).into_response());
     };
-    server.store().update(&Scope::All, key, change).await??;
-    Ok(Json(json!({"deleted": key.to_string()})))
+    let row = server.store().row(&view.scope, kind, key).await?;
+    let row = row.filter(|row| view.admits(&row.meta.key)).ok_or_else(missing)?;
+    let tag = etag(row.meta.revision);
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|wanted| wanted == tag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(([(header::ETAG, tag)], Json(sent(&view.resource, &row)?)).into_response())
+}
+
+pub(crate) fn etag(revision: Revision) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{revision}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }

@@ -4,36 +4,100 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plimsoll_model::id::PathHash;
-use plimsoll_server::{ApplyError, OtherPlan};
+use plimsoll_server::{AccessError, ApplyError, OtherPlan, TokenError};
 use plimsoll_store::StoreError;
 use serde::Serialize;
 
+/// What is wrong, in one word: the part of a problem that programs compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    Conflict,
+    PlanChanged,
+    Gone,
+    Stale,
+    TooLarge,
+    MediaType,
+    Invalid,
+    Internal,
+    Unavailable,
+}
+
+impl Sort {
+    /// Every sort, for the document of the API.
+    pub(crate) const ALL: [Self; 14] = [
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::PlanChanged,
+        Self::Gone,
+        Self::Stale,
+        Self::TooLarge,
+        Self::MediaType,
+        Self::Invalid,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
+    /// The type's URI, which nobody needs to ask.
+    pub(crate) fn uri(self) -> String {
+        format!("https://plimsoll.dev/problems/{}", self.parts().1)
+    }
+
+    /// Status, last part of the type's URI, and title.
+    pub(crate) fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "bad request"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "forbidden"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "not found"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "method not allowed")
+            }
+            Self::Conflict => (StatusCode::CONFLICT, "conflict", "conflict"),
+            Self::PlanChanged => (StatusCode::CONFLICT, "plan-changed", "the plan has changed"),
+            Self::Gone => (StatusCode::GONE, "gone", "the changes since then are not kept any more"),
+            Self::Stale => (StatusCode::PRECONDITION_FAILED, "stale", "the object is another one by now"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is too large"),
+            Self::MediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "the content type is not known")
+            }
+            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the documents are refused"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "something is broken here"),
+            Self::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "something is not available")
+            }
+        }
+    }
+}
+
 /// A request that was not carried out.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Problem {
-    title: &'static str,
-    status: u16,
-    detail: String,
+    pub(crate) sort: Sort,
+    pub(crate) detail: String,
     /// Every error of a refused document.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<serde_json::Value>,
 }
 
 impl Problem {
-    pub(crate) fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+    pub(crate) fn new(sort: Sort, detail: impl Into<String>) -> Self {
+        Self { sort, detail: detail.into(), errors: Vec::new() }
     }
 
     pub(crate) fn not_found(what: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not found", format!("there is no {what}"))
-    }
-
-    pub(crate) fn no_kind(plural: &str) -> Self {
-        Self::not_found(format!("kind {plural}; there are {}", crate::derived::known()))
+        Self::new(Sort::NotFound, format!("there is no {what}"))
     }
 
     pub(crate) fn bad(detail: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad request", detail.to_string())
+        Self::new(Sort::BadRequest, detail.to_string())
     }
 
     /// The documents would not do what was reviewed.
@@ -46,14 +110,37 @@ impl Problem {
         };
         let errors = differences.into_iter().flatten();
         let errors = errors.map(|(app, it)| serde_json::json!({"message": format!("app {app}: {it}")}));
-        let problem = Self::new(StatusCode::CONFLICT, "the plan has changed", detail);
-        Self { errors: errors.collect(), ..problem }
+        Self { errors: errors.collect(), ..Self::new(Sort::PlanChanged, detail) }
     }
 
     pub(crate) fn refused(errors: Vec<serde_json::Value>) -> Self {
-        let detail = format!("{} errors", errors.len());
-        let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the documents are refused", detail);
-        Self { errors, ..problem }
+        let detail = match errors.len() {
+            1 => "1 error".to_owned(),
+            many => format!("{many} errors"),
+        };
+        Self { errors, ..Self::new(Sort::Invalid, detail) }
+    }
+
+    /// As it is sent.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        #[derive(Serialize)]
+        struct Sent<'a> {
+            r#type: String,
+            title: &'static str,
+            status: u16,
+            detail: &'a str,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            errors: &'a [serde_json::Value],
+        }
+        let (status, _, title) = self.sort.parts();
+        let sent = Sent {
+            r#type: self.sort.uri(),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        };
+        serde_json::to_value(sent).unwrap_or_default()
     }
 }
 
@@ -71,37 +158,69 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let (status, title) = match &error {
-            StoreError::Conflict { .. } => (StatusCode::CONFLICT, "conflict"),
-            StoreError::OutOfScope { .. } => (StatusCode::FORBIDDEN, "forbidden"),
-            StoreError::Expired => (StatusCode::GONE, "expired"),
-            StoreError::Unavailable(_) | StoreError::Lost => {
-                (StatusCode::SERVICE_UNAVAILABLE, "the store is not available")
-            }
-            StoreError::Corrupt { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "the store is damaged"),
+        let sort = match &error {
+            StoreError::Conflict { .. } => Sort::Conflict,
+            StoreError::OutOfScope { .. } => Sort::Forbidden,
+            StoreError::Expired => Sort::Gone,
+            StoreError::Unavailable(_) | StoreError::Lost => Sort::Unavailable,
+            StoreError::Corrupt { .. } => Sort::Internal,
         };
-        Self::new(status, title, chain(&error))
+        Self::new(sort, chain(&error))
+    }
+}
+
+impl From<AccessError> for Problem {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::NoProject(_) => Self::new(Sort::NotFound, error.to_string()),
+            AccessError::Denied { .. } | AccessError::Platform(_) => {
+                Self::new(Sort::Forbidden, error.to_string())
+            }
+            AccessError::Store(error) => error.into(),
+        }
     }
 }
 
 impl From<ApplyError> for Problem {
     fn from(error: ApplyError) -> Self {
         match error {
+            ApplyError::Access(error) => error.into(),
             ApplyError::Store { source, .. } => source.into(),
-            ApplyError::Deleting { .. } => Self::new(StatusCode::CONFLICT, "conflict", chain(&error)),
-            ApplyError::System(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the operating system refused", chain(&error))
+            ApplyError::Absent { .. } => Self::new(Sort::NotFound, chain(&error)),
+            ApplyError::Stale { .. } => Self::new(Sort::Stale, chain(&error)),
+            ApplyError::Deleting { .. } | ApplyError::Needed { .. } => {
+                Self::new(Sort::Conflict, chain(&error))
             }
+            ApplyError::Quota { .. } => Self::new(Sort::Forbidden, chain(&error)),
+            ApplyError::System(_) => Self::new(Sort::Internal, chain(&error)),
+        }
+    }
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Refused(error) => error.into(),
+            TokenError::Store(error) => error.into(),
+            TokenError::Exists(_) => Self::new(Sort::Conflict, chain(&error)),
+            TokenError::Past(_) => Self::new(Sort::Invalid, chain(&error)),
+            TokenError::System(_) => Self::new(Sort::Internal, chain(&error)),
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self)).into_response();
-        let kind = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        let (status, ..) = self.sort.parts();
+        let mut response = (status, Json(self.to_json())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"plimsoll\""));
+        }
         response
     }
 }

@@ -5,18 +5,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use plimsoll_model::Project;
+use plimsoll_model::id::Digest;
 use plimsoll_server::Server;
 use plimsoll_store::{Query, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::problem::Problem;
-use crate::{logs, objects, token, verbs};
+use crate::problem::{Problem, Sort};
+use crate::wire::API_VERSION;
+use crate::{access, logs, objects, tokens, verbs, write};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -45,7 +46,7 @@ impl Endpoint {
     pub fn find(data: &std::path::Path) -> io::Result<(Self, String)> {
         let found: Option<Self> = plimsoll_shim::read(data, FILE)?;
         let endpoint = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let token = std::fs::read_to_string(data.join(token::FILE))?;
+        let token = std::fs::read_to_string(data.join(access::FILE))?;
         Ok((endpoint, token.trim().to_owned()))
     }
 }
@@ -56,34 +57,60 @@ impl Endpoint {
 /// When no port is free or the data directory cannot be written.
 pub async fn serve(server: Arc<Server>) -> Result<(Endpoint, impl Future<Output = ()> + Send), ServeError> {
     let data = server.data().path().to_owned();
-    let hash = token::load_or_make(&data)?;
+    let hash = access::load_or_make(&data)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let endpoint = Endpoint { address: listener.local_addr()? };
     plimsoll_shim::write_durably(&data, FILE, &endpoint)?;
-    let guarded = Router::new()
-        .route("/version", get(version))
-        .route("/v1/apply", post(verbs::apply))
-        .route("/v1/plan", post(verbs::plan))
-        .route("/v1/content/{digest}", put(verbs::put_content))
-        .route("/v1/router", get(router))
-        .route("/v1/{plural}", get(objects::list_all))
-        .route("/v1/projects/{project}/{plural}", get(objects::list))
-        .route("/v1/projects/{project}/{plural}/{name}", get(objects::get).delete(objects::delete))
-        .route("/v1/projects/{project}/apps/{name}/operations", post(verbs::operate))
-        .route("/v1/projects/{project}/apps/{name}/logs", get(logs::logs))
-        .fallback(async || Problem::not_found("such path"))
-        .layer(middleware::from_fn_with_state(hash, token::check));
-    let app = Router::new()
-        .route("/livez", get(async || "ok"))
-        .route("/readyz", get(ready))
-        .merge(guarded)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(server);
+    let app = routes(server, hash).into_make_service_with_connect_info::<SocketAddr>();
     let serving = async move {
         // It ends only when its listener breaks, which it does not.
         axum::serve(listener, app).await.ok();
     };
     Ok((endpoint, serving))
+}
+
+/// The table of requests.
+fn routes(server: Arc<Server>, admin: Digest) -> Router {
+    let of_app = "/projects/{project}/apps/{name}";
+    let guarded = Router::new()
+        .route("/whoami", get(access::whoami))
+        .route("/router", get(router))
+        .route("/audit", get(tokens::audit))
+        .route("/tokens", get(objects::list_tokens).post(tokens::create))
+        .route("/projects/{project}/apply", post(verbs::apply))
+        .route("/projects/{project}/plan", post(verbs::plan))
+        .route("/projects/{project}/content/{digest}", put(verbs::put_content))
+        .route(&format!("{of_app}/operations"), post(verbs::operate))
+        .route(&format!("{of_app}/logs"), get(logs::logs))
+        .route("/projects/{project}/{plural}", get(objects::list))
+        .route(
+            "/projects/{project}/{plural}/{name}",
+            get(objects::get).put(write::put).patch(write::patch).delete(write::delete),
+        )
+        .route("/{plural}", get(objects::list_all))
+        .route(
+            "/{plural}/{name}",
+            get(objects::get_of_installation)
+                .put(write::put_of_installation)
+                .patch(write::patch_of_installation)
+                .delete(write::delete_of_installation),
+        );
+    let door = access::Door { server: server.clone(), admin };
+    let guarded = Router::new()
+        .route("/version", get(version))
+        .route("/openapi.json", get(async || Json(crate::openapi::openapi())))
+        .nest(&format!("/apis/{API_VERSION}"), guarded)
+        .fallback(async || Problem::not_found("such path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Sort::MethodNotAllowed, "this path does not take this method")
+        })
+        .layer(middleware::from_fn_with_state(door, access::check));
+    Router::new()
+        .route("/livez", get(async || "ok"))
+        .route("/readyz", get(ready))
+        .merge(guarded)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(server)
 }
 
 async fn version() -> Json<Value> {
@@ -97,7 +124,7 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, Proble
 
 async fn router(State(server): State<Arc<Server>>) -> Result<Json<Value>, Problem> {
     let unavailable = |error: plimsoll_server::DriverError| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the router cannot be reached", error.to_string())
+        Problem::new(Sort::Unavailable, format!("the router cannot be reached: {error}"))
     };
     let address = server.router().address().await.map_err(unavailable)?;
     Ok(Json(json!({"address": address})))

@@ -2,23 +2,28 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use plimsoll_manifest::Document;
+use plimsoll_model::Kind as _;
 use plimsoll_model::ObjectKey;
+use plimsoll_model::access::Verb;
+use plimsoll_model::audit::Action;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::operations::{Operations, Power};
-use plimsoll_server::{Applied, Change, Planned, Server};
+use plimsoll_server::{Applied, ApplyError, Caller, Change, Planned, Server, Terms};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Sort};
+use crate::request::{Asked, At, Body, DryRun, WriteQuery, json as from_json};
+use crate::write::parsed;
 
 /// One change of an App's operations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Verb {
+pub enum Operation {
     /// Let its copies run, or none of them.
     Power(Power),
     /// Replace nothing, or go on.
@@ -37,33 +42,56 @@ pub enum Verb {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ApplyQuery {
-    project: ProjectName,
     /// Refuse if the documents would do anything but this.
     path: Option<PathHash>,
+    dry_run: Option<DryRun>,
 }
 
 pub(crate) async fn plan(
     State(server): State<Arc<Server>>,
-    Query(ApplyQuery { project, .. }): Query<ApplyQuery>,
-    body: Bytes,
+    Extension(caller): Extension<Caller>,
+    At(project): At<ProjectName>,
+    Body(body): Body,
 ) -> Result<Json<Vec<Planned>>, Problem> {
-    Ok(Json(plimsoll_server::plan(&server, &documents(&body)?, &project).await?))
+    let documents = parsed(&body)?;
+    see(&server, &caller, &documents, &project).await?;
+    Ok(Json(plimsoll_server::plan(&server, &documents, &project).await?))
+}
+
+/// Refuses whoever does not see where documents belong.
+async fn see(
+    server: &Server,
+    caller: &Caller,
+    documents: &[Document],
+    project: &ProjectName,
+) -> Result<(), Problem> {
+    for document in documents {
+        if matches!(document, Document::App(_) | Document::Secret(_)) {
+            let project = document.metadata().project.as_ref().unwrap_or(project);
+            caller.within(server.store(), project, Verb::Read).await?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn apply(
     State(server): State<Arc<Server>>,
-    Query(ApplyQuery { project, path }): Query<ApplyQuery>,
-    body: Bytes,
+    Extension(caller): Extension<Caller>,
+    At(project): At<ProjectName>,
+    Asked(ApplyQuery { path, dry_run }): Asked<ApplyQuery>,
+    Body(body): Body,
 ) -> Result<Json<Value>, Problem> {
-    let documents = documents(&body)?;
-    if let Some(reviewed) = path
-        && let Some(other) = plimsoll_server::review(&server, &documents, &project, reviewed).await?
-    {
-        return Err(Problem::other_plan(reviewed, other));
+    let documents = parsed(&body)?;
+    if let Some(reviewed) = path {
+        see(&server, &caller, &documents, &project).await?;
+        if let Some(other) = plimsoll_server::review(&server, &documents, &project, reviewed).await? {
+            return Err(Problem::other_plan(reviewed, other));
+        }
     }
-    let applied = plimsoll_server::apply(&server, &documents, &project).await?;
+    let terms = Terms { dry_run: dry_run.is_some(), ..Terms::default() };
+    let applied = plimsoll_server::apply(&server, &caller, &documents, &project, terms).await?;
     let items: Vec<Value> = applied.iter().map(sent).collect();
     Ok(Json(json!({"applied": items})))
 }
@@ -77,29 +105,13 @@ fn sent(it: &Applied) -> Value {
     json!({"kind": it.kind, "project": it.key.project, "name": it.key.name, "change": change})
 }
 
-/// The documents of a request, or everything that is wrong with them.
-fn documents(body: &[u8]) -> Result<Vec<Document>, Problem> {
-    let documents = plimsoll_manifest::parse("request", body).map_err(|errors| {
-        Problem::refused(errors.iter().filter_map(|error| serde_json::to_value(error).ok()).collect())
-    })?;
-    let mut missing = Vec::new();
-    for document in &documents {
-        if let Document::App(app) = document {
-            let violations = plimsoll_manifest::require_digests(&app.spec);
-            missing.extend(violations.iter().map(|it| json!({"message": it.to_string()})));
-        }
-    }
-    if !missing.is_empty() {
-        return Err(Problem::refused(missing));
-    }
-    Ok(documents)
-}
-
 pub(crate) async fn put_content(
     State(server): State<Arc<Server>>,
-    Path(digest): Path<Digest>,
-    body: Bytes,
+    Extension(caller): Extension<Caller>,
+    At((project, digest)): At<(ProjectName, Digest)>,
+    Body(body): Body,
 ) -> Result<Json<Value>, Problem> {
+    caller.within(server.store(), &project, Verb::Write).await?;
     if Digest::of_bytes(&body) != digest {
         return Err(Problem::bad("the bytes do not have this digest"));
     }
@@ -107,46 +119,62 @@ pub(crate) async fn put_content(
     let saved = tokio::task::spawn_blocking(move || plimsoll_server::save_content(&content, &body)).await;
     match saved {
         Ok(Ok(digest)) => Ok(Json(json!({"digest": digest}))),
-        Ok(Err(error)) => Err(plimsoll_server::ApplyError::from(error).into()),
-        Err(error) => Err(Problem::bad(error)),
+        Ok(Err(error)) => Err(ApplyError::from(error).into()),
+        Err(error) => Err(Problem::new(Sort::Internal, error.to_string())),
     }
 }
 
 pub(crate) async fn operate(
     State(server): State<Arc<Server>>,
-    Path((project, name)): Path<(ProjectName, ObjectName)>,
-    Json(verb): Json<Verb>,
+    Extension(caller): Extension<Caller>,
+    At((project, name)): At<(ProjectName, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+    Body(body): Body,
 ) -> Result<Json<Value>, Problem> {
-    let key = ObjectKey::in_project(project, name);
-    let app = server.store().get::<plimsoll_model::App>(&plimsoll_store::Scope::All, &key).await?;
+    let (key, terms) = (ObjectKey::in_project(project.clone(), name), query.terms(&headers)?);
+    let scope = match caller.within(server.store(), &project, Verb::Write).await {
+        Ok(scope) => scope,
+        Err(error) => {
+            let error = ApplyError::Access(error);
+            if !terms.dry_run {
+                server
+                    .note_refusal(&caller, Action::Operate, plimsoll_model::App::PLURAL, &key, &error)
+                    .await;
+            }
+            return Err(error.into());
+        }
+    };
+    let verb: Operation = from_json(&body)?;
+    let app = server.store().get::<plimsoll_model::App>(&scope, &key).await?;
     let app = app.ok_or_else(|| Problem::not_found(format!("app {key}")))?;
     let components: Vec<ComponentName> = app.spec.components.keys().cloned().collect();
     let named = match &verb {
-        Verb::Scale { component, .. } => std::slice::from_ref(component),
-        Verb::Restart(named) | Verb::Retry(named) => &named[..],
-        Verb::Power(_) | Verb::Paused(_) => &[],
+        Operation::Scale { component, .. } => std::slice::from_ref(component),
+        Operation::Restart(named) | Operation::Retry(named) => &named[..],
+        Operation::Power(_) | Operation::Paused(_) => &[],
     };
     if let Some(unknown) = named.iter().find(|name| !components.contains(name)) {
         let known: Vec<&str> = components.iter().map(ComponentName::as_str).collect();
         let detail = format!("app {key} has no component {unknown}; it has {}", known.join(", "));
         return Err(Problem::bad(detail));
     }
-    let rejected = app.status.map(|status| status.value.rejected).unwrap_or_default();
+    let rejected = app.status.as_ref().map(|status| status.value.rejected.clone()).unwrap_or_default();
     let change = |operations: &mut Operations| match &verb {
-        Verb::Power(power) => operations.power = *power,
-        Verb::Paused(paused) => operations.paused = *paused,
-        Verb::Scale { component, replicas: Some(replicas) } => {
+        Operation::Power(power) => operations.power = *power,
+        Operation::Paused(paused) => operations.paused = *paused,
+        Operation::Scale { component, replicas: Some(replicas) } => {
             operations.replicas.insert(component.clone(), *replicas);
         }
-        Verb::Scale { component, replicas: None } => {
+        Operation::Scale { component, replicas: None } => {
             operations.replicas.remove(component);
         }
-        Verb::Restart(named) => {
+        Operation::Restart(named) => {
             for name in if named.is_empty() { &components } else { named } {
                 *operations.restarts.entry(name.clone()).or_default() += 1;
             }
         }
-        Verb::Retry(named) => {
+        Operation::Retry(named) => {
             for (id, it) in &rejected {
                 if named.is_empty() || named.contains(&it.component) {
                     operations.retry.insert(it.component.clone(), id.clone());
@@ -154,6 +182,6 @@ pub(crate) async fn operate(
             }
         }
     };
-    server.operate(&key, change).await?;
+    server.operate(&caller, &app, terms, change).await?;
     Ok(Json(json!({"operated": key.to_string()})))
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, Planned, Verb};
+use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, NewToken, Operation, Planned, WhoAmI};
 use plimsoll_manifest::Document;
+use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::object::{Metadata, Observed};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
@@ -18,14 +19,20 @@ use ureq::http::Response;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_mins(1);
 
+/// Below it lies everything but the health checks.
+const BASE: &str = "apis/plimsoll.dev/v1";
+
 /// Which control plane, and which of its projects.
 #[derive(Args, Clone)]
 pub(crate) struct Where {
-    /// The data directory [default: plimsoll in the XDG data directory]
-    #[arg(long, env = "PLIMSOLL_DATA_DIR", value_name = "DIR")]
+    /// The data directory of a control plane on this machine [default: plimsoll in the XDG data directory]
+    #[arg(long, env = "PLIMSOLL_DATA_DIR", value_name = "DIR", global = true)]
     data_dir: Option<PathBuf>,
+    /// The control plane's address, instead; the token is in `PLIMSOLL_TOKEN` or the file `PLIMSOLL_TOKEN_FILE`
+    #[arg(long, env = "PLIMSOLL_SERVER", value_name = "URL", global = true)]
+    server: Option<String>,
     /// The project
-    #[arg(short, long, env = "PLIMSOLL_PROJECT", default_value = "default")]
+    #[arg(short, long, env = "PLIMSOLL_PROJECT", default_value = "default", global = true)]
     pub(crate) project: ProjectName,
 }
 
@@ -42,11 +49,17 @@ impl Where {
 
     /// A client of the control plane that runs there.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        Client::of(&self.data()?)
+        match &self.server {
+            Some(server) => Client::at(server, given_token()?),
+            None => Client::of(&self.data()?),
+        }
     }
 
     /// A client of the control plane that runs there, if one does.
     pub(crate) fn find_client(&self) -> anyhow::Result<Option<Client>> {
+        if self.server.is_some() {
+            return self.client().map(Some);
+        }
         // Whatever the reason: without an answer there is nobody to ask.
         Ok(Client::of(&self.data()?).ok())
     }
@@ -55,6 +68,19 @@ impl Where {
     pub(crate) fn app(&self, name: &ObjectName) -> ObjectKey {
         ObjectKey::in_project(self.project.clone(), name.clone())
     }
+}
+
+/// The token of the environment. It is no option: others on the machine can read those.
+fn given_token() -> anyhow::Result<String> {
+    if let Ok(token) = std::env::var("PLIMSOLL_TOKEN") {
+        return Ok(token.trim().to_owned());
+    }
+    let file = std::env::var_os("PLIMSOLL_TOKEN_FILE")
+        .context("there is no token: set PLIMSOLL_TOKEN, or PLIMSOLL_TOKEN_FILE to a file that holds it")?;
+    let file = PathBuf::from(file);
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 /// A client of one control plane.
@@ -98,33 +124,65 @@ impl Client {
             }
             found => found.with_context(|| format!("{} cannot be read", data.display()))?,
         };
-        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER)).build();
-        let base = format!("http://{}", endpoint.address);
-        let client = Self { agent: config.into(), base, token };
+        let client = Self::new(format!("http://{}", endpoint.address), token);
         client.get("version").with_context(|| {
             format!("no control plane runs in {}: start one with `plimsoll server`", data.display())
         })?;
         Ok(client)
     }
 
-    fn get(&self, path: &str) -> anyhow::Result<Value> {
+    /// A client of the control plane at an address.
+    fn at(server: &str, token: String) -> anyhow::Result<Self> {
+        let client = Self::new(server.trim_end_matches('/').to_owned(), token);
+        client.get("version").with_context(|| format!("no control plane answers at {server}"))?;
+        Ok(client)
+    }
+
+    fn new(base: String, token: String) -> Self {
+        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER)).build();
+        Self { agent: config.into(), base, token }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> anyhow::Result<Value> {
         let request = self.agent.get(format!("{}/{path}", self.base));
         answer(request.header("Authorization", format!("Bearer {}", self.token)).call()?)
     }
 
-    fn send(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Value> {
+    pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Value> {
+        self.send_as(method, path, "application/json", body)
+    }
+
+    fn send_as(&self, method: &str, path: &str, media: &str, body: &[u8]) -> anyhow::Result<Value> {
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}/{path}", self.base))
             .header("Authorization", format!("Bearer {}", self.token))
-            .header("Content-Type", "application/json")
+            .header("Content-Type", media)
             .body(body)?;
         answer(self.agent.run(request)?)
     }
 
+    /// Where a collection is: in a project, or in the installation and across all projects.
+    fn collection(project: Option<&ProjectName>, plural: &str) -> String {
+        match project {
+            Some(project) => format!("{BASE}/projects/{project}/{plural}"),
+            None => format!("{BASE}/{plural}"),
+        }
+    }
+
     fn place(key: &ObjectKey, plural: &str) -> String {
-        let project = key.project.as_ref().map_or("", |project| project.as_str());
-        format!("v1/projects/{project}/{plural}/{}", key.name)
+        format!("{}/{}", Self::collection(key.project.as_ref(), plural), key.name)
+    }
+
+    /// Changes a part of an object (RFC 7396).
+    pub(crate) fn merge(&self, key: &ObjectKey, plural: &str, patch: &Value) -> anyhow::Result<Value> {
+        let body = serde_json::to_vec(patch)?;
+        self.send_as("PATCH", &Self::place(key, plural), "application/merge-patch+json", &body)
+    }
+
+    /// Writes an object as it is to be; refused if it is another one by now and the document says which it was.
+    pub(crate) fn put(&self, key: &ObjectKey, plural: &str, document: &Value) -> anyhow::Result<Value> {
+        self.send("PUT", &Self::place(key, plural), &serde_json::to_vec(document)?)
     }
 
     /// Any object, as JSON.
@@ -134,14 +192,28 @@ impl Client {
 
     /// Any collection, as JSON; of all projects without one.
     pub(crate) fn list(&self, project: Option<&ProjectName>, plural: &str) -> anyhow::Result<Vec<Value>> {
-        let path = match project {
-            Some(project) => format!("v1/projects/{project}/{plural}"),
-            None => format!("v1/{plural}"),
-        };
-        let mut answer = self.get(&path)?;
-        match answer["items"].take() {
-            Value::Array(items) => Ok(items),
-            _ => bail!("the server answered something else than a list"),
+        self.select(project, plural, "")
+    }
+
+    /// What of a collection a query selects, page by page.
+    pub(crate) fn select(
+        &self,
+        project: Option<&ProjectName>,
+        plural: &str,
+        query: &str,
+    ) -> anyhow::Result<Vec<Value>> {
+        let path = Self::collection(project, plural);
+        let (mut all, mut next) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.get(&format!("{path}?{query}{next}"))?;
+            match page["items"].take() {
+                Value::Array(items) => all.extend(items),
+                _ => bail!("the server answered something else than a list"),
+            }
+            match page["metadata"]["continue"].as_str() {
+                Some(place) => next = format!("&continue={place}"),
+                None => return Ok(all),
+            }
         }
     }
 
@@ -152,8 +224,16 @@ impl Client {
         plural: &str,
         name: &str,
     ) -> anyhow::Result<Option<Value>> {
-        let items = self.list(project, plural)?;
-        Ok(items.into_iter().find(|it| it["metadata"]["name"] == name))
+        let key = ObjectKey { project: project.cloned(), name: name.parse()? };
+        match self.object(&key, plural) {
+            // A project that is not there is another failure than an object that is not.
+            Err(error)
+                if is_missing(&error) && (project.is_none() || !error.to_string().contains("no project")) =>
+            {
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
     }
 
     /// A copy of an App.
@@ -167,7 +247,7 @@ impl Client {
     /// An App, if there is one of that name.
     pub(crate) fn find_app(&self, key: &ObjectKey) -> anyhow::Result<Option<Object<App>>> {
         match self.app(key) {
-            Err(error) if error.downcast_ref::<Refused>().is_some_and(|it| it.status == 404) => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
             found => found.map(Some),
         }
     }
@@ -177,10 +257,10 @@ impl Client {
         app_of(self.object(key, App::PLURAL)?)
     }
 
-    /// Uploads a program.
-    pub(crate) fn upload(&self, bytes: &[u8]) -> anyhow::Result<Digest> {
+    /// Uploads a program for a project.
+    pub(crate) fn upload(&self, project: &ProjectName, bytes: &[u8]) -> anyhow::Result<Digest> {
         let digest = Digest::of_bytes(bytes);
-        self.send("PUT", &format!("v1/content/{digest}"), bytes)?;
+        self.send("PUT", &format!("{BASE}/projects/{project}/content/{digest}"), bytes)?;
         Ok(digest)
     }
 
@@ -191,15 +271,16 @@ impl Client {
         project: &ProjectName,
         reviewed: Option<PathHash>,
     ) -> anyhow::Result<Vec<Applied>> {
-        let reviewed = reviewed.map(|hash| format!("&path={}", hash.0)).unwrap_or_default();
-        let path = format!("v1/apply?project={project}{reviewed}");
+        let reviewed = reviewed.map(|hash| format!("?path={}", hash.0)).unwrap_or_default();
+        let path = format!("{BASE}/projects/{project}/apply{reviewed}");
         let mut answer = self.send("POST", &path, &Self::text(documents)?)?;
         Ok(serde_json::from_value(answer["applied"].take())?)
     }
 
     /// What applying them would do.
     pub(crate) fn plan(&self, documents: &[Document], project: &ProjectName) -> anyhow::Result<Vec<Planned>> {
-        let answer = self.send("POST", &format!("v1/plan?project={project}"), &Self::text(documents)?)?;
+        let answer =
+            self.send("POST", &format!("{BASE}/projects/{project}/plan"), &Self::text(documents)?)?;
         Ok(serde_json::from_value(answer)?)
     }
 
@@ -215,14 +296,30 @@ impl Client {
     }
 
     /// Carries out a verb.
-    pub(crate) fn operate(&self, app: &ObjectKey, verb: &Verb) -> anyhow::Result<()> {
+    pub(crate) fn operate(&self, app: &ObjectKey, operation: &Operation) -> anyhow::Result<()> {
         let path = format!("{}/operations", Self::place(app, App::PLURAL));
-        self.send("POST", &path, &serde_json::to_vec(verb)?).map(drop)
+        self.send("POST", &path, &serde_json::to_vec(operation)?).map(drop)
     }
 
     /// Asks for an object's deletion.
     pub(crate) fn delete(&self, key: &ObjectKey, plural: &str) -> anyhow::Result<()> {
         self.send("DELETE", &Self::place(key, plural), b"").map(drop)
+    }
+
+    /// Makes a token and returns its text, which nobody can read again.
+    pub(crate) fn create_token(&self, new: &NewToken) -> anyhow::Result<String> {
+        let answer = self.send("POST", &format!("{BASE}/tokens"), &serde_json::to_vec(new)?)?;
+        Ok(serde_json::from_value(answer["token"].clone())?)
+    }
+
+    /// Who this client speaks for, and in which projects what.
+    pub(crate) fn whoami(&self) -> anyhow::Result<WhoAmI> {
+        Ok(serde_json::from_value(self.get(&format!("{BASE}/whoami"))?)?)
+    }
+
+    /// Records of the audit log after a number.
+    pub(crate) fn audit(&self, after: u64) -> anyhow::Result<Vec<AuditRecord>> {
+        Ok(serde_json::from_value(self.get(&format!("{BASE}/audit?after={after}"))?["items"].take())?)
     }
 
     /// What an App's copies said.
@@ -233,7 +330,7 @@ impl Client {
 
     /// Where routes are served.
     pub(crate) fn router(&self) -> anyhow::Result<std::net::SocketAddr> {
-        Ok(serde_json::from_value(self.get("v1/router")?["address"].take())?)
+        Ok(serde_json::from_value(self.get(&format!("{BASE}/router"))?["address"].take())?)
     }
 }
 
@@ -257,6 +354,11 @@ fn answer(mut response: Response<ureq::Body>) -> anyhow::Result<Value> {
         .collect();
     let detail = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     Err(Refused { status: status.as_u16(), text: format!("{detail}{}", lines.concat()) }.into())
+}
+
+/// Whether the server says that there is no such thing.
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|it| it.status == 404)
 }
 
 /// What the server has against a request.

@@ -28,8 +28,9 @@ impl Describe {
     #[expect(clippy::print_stdout, reason = "the description is this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let client = self.place.client()?;
-        let What { plural, name } = self.what;
-        match plural.as_str() {
+        let What { resource, name } = self.what;
+        let plural = resource.plural;
+        match plural {
             App::PLURAL => {}
             INSTANCES => {
                 let instance = client.instance(&self.place.project, &name)?;
@@ -37,7 +38,7 @@ impl Describe {
                 return Ok(Ended::Done);
             }
             _ => {
-                let found = client.find(project_of(&plural, &self.place.project), &plural, &name)?;
+                let found = client.find(project_of(&resource, &self.place.project), plural, &name)?;
                 let found =
                     found.with_context(|| format!("there is no {name}; see `plimsoll get {plural}`"))?;
                 print!("{}", yaml_serde::to_string(&found)?);

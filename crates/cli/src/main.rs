@@ -9,6 +9,7 @@ mod follow;
 mod get;
 mod host;
 mod logs;
+mod people;
 mod plan;
 mod sim;
 mod source;
@@ -71,6 +72,19 @@ enum Command {
     Secret(verbs::SecretCommand),
     /// Delete an App with everything of it, or a Secret
     Delete(verbs::Delete),
+    /// Projects: who may do what in them, and how much
+    #[command(subcommand)]
+    Project(people::ProjectCommand),
+    /// Tokens for people and programs
+    #[command(subcommand)]
+    Token(people::TokenCommand),
+    /// Who you are and what you may do
+    #[command(subcommand)]
+    Auth(people::Auth),
+    /// Print who changed what, the oldest first
+    Audit(people::Audit),
+    /// List the kinds of objects
+    ApiResources,
     /// Print the completion script of a shell
     Completion {
         /// The shell
@@ -102,6 +116,8 @@ enum Command {
 /// How a command ended, where that is not a failure.
 enum Ended {
     Done,
+    /// The answer is no.
+    No,
     /// Changes were found and `--exit-code` asks to be told.
     Changes,
     /// A wait took longer than it was given.
@@ -137,6 +153,11 @@ fn main() -> ExitCode {
         Command::Rollout(rollout) => rollout.run(),
         Command::Secret(secret) => secret.run(),
         Command::Delete(delete) => delete.run(),
+        Command::Project(project) => project.run(),
+        Command::Token(token) => token.run(),
+        Command::Auth(auth) => auth.run(),
+        Command::Audit(audit) => audit.run(),
+        Command::ApiResources => Ok(people::api_resources()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());
             Ok(Ended::Done)
@@ -163,6 +184,7 @@ fn main() -> ExitCode {
     };
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::No) => ExitCode::FAILURE,
         Ok(Ended::Changes) => ExitCode::from(2),
         Ok(Ended::TimedOut) => {
             eprintln!("error: it takes longer than it was given; it goes on without this command");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use plimsoll_api::Verb;
+use plimsoll_api::Operation;
 use plimsoll_model::id::PathHash;
 use plimsoll_model::operations::Power;
 use plimsoll_model::{App, Kind, ObjectKey};
@@ -51,7 +51,7 @@ impl Up {
         }
         for app in &apps {
             // A former end of this command switched it off.
-            client.operate(app, &Verb::Power(Power::On))?;
+            client.operate(app, &Operation::Power(Power::On))?;
         }
         let mut follower = Follower::new(&client, apps);
         let Some(host) = host else {
@@ -70,7 +70,7 @@ impl Up {
         for app in follower.apps() {
             // One that somebody deleted meanwhile ends anyway.
             if client.find_app(app)?.is_some() {
-                client.operate(app, &Verb::Power(Power::Off))?;
+                client.operate(app, &Operation::Power(Power::Off))?;
             }
         }
         let interrupted = || host.interrupts() > 1;
@@ -115,7 +115,8 @@ pub(crate) fn apply(
 ) -> anyhow::Result<Vec<Applied>> {
     for document in &mut documents {
         if let plimsoll_manifest::Document::App(app) = document {
-            source.add_digests(&mut app.spec, |bytes| client.upload(bytes))?;
+            let project = app.metadata.project.clone().unwrap_or_else(|| place.project.clone());
+            source.add_digests(&mut app.spec, |bytes| client.upload(&project, bytes))?;
         }
     }
     let reviewed = match review {

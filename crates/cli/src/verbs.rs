@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use plimsoll_api::Verb;
+use plimsoll_api::{Operation, Origin, Resource};
 use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
 use plimsoll_model::id::{ComponentName, KeyName, ObjectName, PathHash};
 use plimsoll_model::kind::AppRevisions;
@@ -14,13 +14,14 @@ use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::AppRevision;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{App, Kind, ObjectKey, Secret};
+use plimsoll_model::{Kind, ObjectKey, Secret};
 
 use crate::Ended;
 use crate::client::{Client, Where};
 use crate::follow::{Follower, pause, talk};
 use crate::source::Source;
 use crate::up::{self, Review};
+use crate::what::{What, project_of};
 
 /// Bring what a file declares into the control plane
 #[derive(Args)]
@@ -82,11 +83,11 @@ impl WaitCommand {
     }
 }
 
-/// Delete an App with everything of it, volumes too, or a Secret
+/// Delete an object; an App with everything of it, volumes too
 #[derive(Args)]
 pub(crate) struct Delete {
-    /// What to delete: `app/NAME`, `secret/NAME`, or the name of an App
-    what: String,
+    /// What to delete: KIND/NAME, or the name of an App
+    what: What,
     #[command(flatten)]
     place: Where,
     /// Return at once instead of waiting until nothing is left
@@ -96,17 +97,19 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let (kind, name) = self.what.split_once('/').unwrap_or(("app", &self.what));
-        let plural = match kind {
-            "app" | "apps" => App::PLURAL,
-            "secret" | "secrets" => Secret::PLURAL,
-            other => bail!("{other} cannot be deleted; apps and secrets can"),
-        };
+        let What { resource, name } = &self.what;
+        let kind = resource.kind.to_lowercase();
+        if !matches!(resource.origin, Origin::Declared(_) | Origin::Made) {
+            let can =
+                Resource::ALL.iter().filter(|it| matches!(it.origin, Origin::Declared(_) | Origin::Made));
+            let can: Vec<&str> = can.map(|it| it.plural).collect();
+            bail!("{} cannot be deleted; {} can", resource.plural, can.join(", "));
+        }
         let client = self.place.client()?;
-        let key = self.place.app(&name.parse().context("that is no name")?);
-        client.delete(&key, plural)?;
-        let is_there =
-            || anyhow::Ok(client.find(Some(&self.place.project), plural, key.name.as_str())?.is_some());
+        let project = project_of(resource, &self.place.project);
+        let key = ObjectKey { project: project.cloned(), name: name.parse().context("that is no name")? };
+        client.delete(&key, resource.plural)?;
+        let is_there = || anyhow::Ok(client.find(project, resource.plural, name)?.is_some());
         while !self.no_wait && is_there()? {
             pause();
         }
@@ -126,8 +129,8 @@ pub(crate) struct OfApp {
 
 impl OfApp {
     /// Carries out one verb.
-    pub(crate) fn operate(&self, verb: &Verb, said: &str) -> anyhow::Result<Ended> {
-        self.place.client()?.operate(&self.place.app(&self.app), verb)?;
+    pub(crate) fn operate(&self, operation: &Operation, said: &str) -> anyhow::Result<Ended> {
+        self.place.client()?.operate(&self.place.app(&self.app), operation)?;
         talk(&format!("app {} {said}", self.app));
         Ok(Ended::Done)
     }
@@ -152,7 +155,7 @@ impl Scale {
             copies => Some(copies.parse::<u32>().ok().filter(|it| *it <= 1000).ok_or_else(wrong)?),
         };
         let component: ComponentName = component.parse()?;
-        self.of.operate(&Verb::Scale { component, replicas }, "scaled")
+        self.of.operate(&Operation::Scale { component, replicas }, "scaled")
     }
 }
 
@@ -194,9 +197,9 @@ impl Rollout {
             }
             Self::History(of) => history(&of),
             Self::Undo { of, to } => undo(&of, to),
-            Self::Pause(of) => of.operate(&Verb::Paused(true), "paused"),
-            Self::Resume(of) => of.operate(&Verb::Paused(false), "resumed"),
-            Self::Restart { of, component } => of.operate(&Verb::Restart(component), "restarts"),
+            Self::Pause(of) => of.operate(&Operation::Paused(true), "paused"),
+            Self::Resume(of) => of.operate(&Operation::Paused(false), "resumed"),
+            Self::Restart { of, component } => of.operate(&Operation::Restart(component), "restarts"),
         }
     }
 }
@@ -289,7 +292,7 @@ impl SecretCommand {
 /// Switches an App on or off.
 pub(crate) fn power(of: &OfApp, power: Power) -> anyhow::Result<Ended> {
     let said = if power == Power::On { "starts" } else { "stops; volumes and addresses stay" };
-    of.operate(&Verb::Power(power), said)
+    of.operate(&Operation::Power(power), said)
 }
 
 /// Try again what was rejected
@@ -304,6 +307,6 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        self.of.operate(&Verb::Retry(self.component.clone()), "tries again what was rejected")
+        self.of.operate(&Operation::Retry(self.component.clone()), "tries again what was rejected")
     }
 }

@@ -27,8 +27,8 @@ impl Why {
     #[expect(clippy::print_stdout, reason = "the answer is this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let client = self.place.client()?;
-        let What { plural, name } = self.what;
-        let answer = match plural.as_str() {
+        let What { resource, name } = self.what;
+        let answer = match resource.plural {
             App::PLURAL => {
                 chain(&client, &client.app(&self.place.app(&name.parse()?))?, &mut BTreeSet::new())?
             }

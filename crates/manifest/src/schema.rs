@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use jsonschema::{PatternOptions, Validator};
-use plimsoll_model::id::{Digest, KeyName, ObjectName, ProjectName};
+use plimsoll_model::id::{Digest, KeyName, ObjectName, ProjectName, UserName};
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::quantity::{Bytes, Cpu, Span};
 use plimsoll_model::relation::EndpointRef;
@@ -187,6 +187,7 @@ pub(crate) fn rule(pattern: &str) -> Option<&'static str> {
             reference::<ProjectName>(&mut generator),
             reference::<SecretRef>(&mut generator),
             reference::<Span>(&mut generator),
+            reference::<UserName>(&mut generator),
         ];
         let text = |schema: &Value, key: &str| Some(schema.get(key)?.as_str()?.to_owned());
         types.iter().filter_map(|schema| text(schema, "pattern").zip(text(schema, "description"))).collect()

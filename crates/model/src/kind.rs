@@ -6,9 +6,10 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Demand, Quota, Restriction, Role};
 use crate::app::AppSpec;
-use crate::id::{KeyName, RuntimeName, TargetName, Uid};
-use crate::object::{Kind, KindScope, ObjectKey};
+use crate::id::{KeyName, RuntimeName, TargetName, Uid, UserName};
+use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
 use crate::status::AppStatus;
@@ -53,6 +54,10 @@ kind!(
     Token, "tokens", Installation, TokenSpec, (), ()
 );
 kind!(
+    /// What the Apps of a project with a quota declare together. A sum that whoever changes an amount keeps or drops.
+    Usage, "usages", Installation, Demand, (), ()
+);
+kind!(
     /// An immutable version of an App.
     AppRevisions, "revisions", Project, AppRevision, (), ()
 );
@@ -70,12 +75,13 @@ kind!(
 );
 
 /// The collections of all kinds that are stored.
-pub const PLURALS: [&str; 9] = [
+pub const PLURALS: [&str; 10] = [
     App::PLURAL,
     Project::PLURAL,
     Target::PLURAL,
     Secret::PLURAL,
     Token::PLURAL,
+    Usage::PLURAL,
     AppRevisions::PLURAL,
     Rejection::PLURAL,
     Plans::PLURAL,
@@ -93,6 +99,13 @@ pub struct ProjectSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub description: Option<String>,
+    /// Who may do what in it. Administrators of the platform need not be members.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 1000))]
+    pub members: BTreeMap<UserName, Role>,
+    /// How much its Apps may declare together; only administrators of the platform change it.
+    #[serde(default, skip_serializing_if = "Quota::is_empty")]
+    pub quota: Quota,
 }
 
 /// Declaration of a target.
@@ -161,8 +174,20 @@ impl fmt::Debug for Sealed {
 pub struct TokenSpec {
     /// SHA-256 of the token.
     pub hash: crate::id::Digest,
-    /// For people.
+    /// Whom it speaks for: whatever that user may do, it may.
+    pub user: UserName,
+    /// Whether it speaks for an administrator of the platform, who may do everything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
+    /// What it is restricted to.
     #[serde(default)]
+    pub only: Restriction,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
     pub description: String,
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Deliberately absent: IO, clocks, randomness, async, and any knowledge of a store, a wire or a driver.
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod health;

@@ -69,7 +69,9 @@ async fn watch_apps(store: &Store, hints: &Hints) -> Result<(), StoreError> {
     while let Some(change) = changes.next().await {
         let Change { key, kind, .. } = change?;
         match kind {
-            ChangeKind::Put(row) => consumers.learn(key.clone(), &decode::<App>(*row)?.spec),
+            ChangeKind::Created(row) | ChangeKind::Changed(row) => {
+                consumers.learn(key.clone(), &decode::<App>(*row)?.spec);
+            }
             ChangeKind::Deleted(_) => consumers.forget(&key),
         }
         hints.mark(&key);

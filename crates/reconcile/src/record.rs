@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use plimsoll_model::id::{Digest, ObjectName, PlanNo, TargetName, Uid};
-use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Plans, Rejection};
+use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Plans, Rejection, Usage};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::status::{AppStatus, Outcome, OutcomeRecord, OutcomeState, PlanRef, Waited};
 use plimsoll_model::step::Plan;
@@ -184,6 +184,16 @@ pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), Store
             Some(claim) => batch = batch.delete(&claim),
             None => return Err(StoreError::Conflict { kind: KindName(Claim::PLURAL), key }),
         }
+    }
+    if let Some(project) = &app.meta.key.project {
+        // What is gone counts no more: whoever admits next adds up anew.
+        let key =
+            ObjectKey::of_installation(project.as_str().parse().expect("a project's name is an object's"));
+        let sum = store.get::<Usage>(&Scope::All, &key).await?;
+        batch = match &sum {
+            Some(sum) => batch.delete(sum),
+            None => batch.require::<Usage>(&key, None),
+        };
     }
     store.commit(&Scope::All, batch).await
 }

@@ -1,19 +1,27 @@
-//! From the documents of a file to the store.
+//! From what somebody declares to the store.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
+use plimsoll_model::access::Verb;
+use plimsoll_model::audit::{Action, AuditEntry, AuditResult};
 use plimsoll_model::id::{KeyName, ProjectName};
 use plimsoll_model::kind::SecretSpec;
-use plimsoll_model::object::{KindScope, Timestamp};
+use plimsoll_model::object::{KindScope, Revision};
+use plimsoll_model::operations::Operations;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{App, Kind, Object, ObjectKey, Secret};
+use plimsoll_model::{App, Kind, Object, ObjectKey, Project, Secret, Target};
 use plimsoll_reconcile::Opener as _;
-use plimsoll_store::{Batch, New, Scope, Store, StoreError};
+use plimsoll_store::{Batch, New, Scope, StoreError};
 
+use crate::Server;
+use crate::access::{AccessError, Caller};
 use crate::data::random_name;
 use crate::seal::Key;
+
+/// Times a change is tried when somebody else writes the same object.
+const ATTEMPTS: u32 = 20;
 
 /// What became of one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +45,25 @@ pub enum Change {
     Unchanged,
 }
 
-/// Why documents could not be applied.
+/// Under which conditions something is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Only if the object is at this version.
+    pub at: Option<Revision>,
+    /// Only if there is no such object.
+    pub absent: bool,
+    /// Only if there is such an object.
+    pub present: bool,
+    /// Check everything, and write nothing.
+    pub dry_run: bool,
+}
+
+/// Why something was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
+    /// The caller may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The store refused or did not answer.
     #[error("{kind} {key} cannot be written")]
     Store {
@@ -51,6 +75,16 @@ pub enum ApplyError {
         #[source]
         source: StoreError,
     },
+    /// The object is not as the caller believes.
+    #[error("{kind} {key} {now}: read it again")]
+    Stale {
+        /// Its kind.
+        kind: &'static str,
+        /// The object.
+        key: ObjectKey,
+        /// What it is instead.
+        now: String,
+    },
     /// The object of this name is being deleted.
     #[error("{kind} {key} is being deleted: apply again when it is gone")]
     Deleting {
@@ -58,6 +92,32 @@ pub enum ApplyError {
         kind: &'static str,
         /// The object.
         key: ObjectKey,
+    },
+    /// There is no such object.
+    #[error("there is no {kind} {key}")]
+    Absent {
+        /// Its kind.
+        kind: &'static str,
+        /// The object.
+        key: ObjectKey,
+    },
+    /// The project would declare more than its quota.
+    #[error("app {key} is more than the quota of its project: {}", excess.join(", "))]
+    Quota {
+        /// The App.
+        key: ObjectKey,
+        /// What of it.
+        excess: Vec<String>,
+    },
+    /// Something else needs the object.
+    #[error("{kind} {key} cannot be deleted: {why}")]
+    Needed {
+        /// Its kind.
+        kind: &'static str,
+        /// The object.
+        key: ObjectKey,
+        /// By whom, and what to do about it.
+        why: String,
     },
     /// A secret could not be sealed, or no random number was to be had.
     #[error("the operating system refused")]
@@ -70,27 +130,8 @@ impl ApplyError {
         match self {
             Self::Store { source, .. } => source.is_retryable(),
             Self::Deleting { .. } => true,
-            Self::System(_) => false,
+            _ => false,
         }
-    }
-}
-
-/// Writes one document.
-///
-/// # Errors
-/// [`ApplyError`]; then nothing of this document was written.
-pub(crate) async fn one(
-    store: &Store,
-    key: &Key,
-    document: &Document,
-    project: &ProjectName,
-    at: Timestamp,
-) -> Result<Applied, ApplyError> {
-    match document {
-        Document::App(app) => declare(store, app, project, at).await,
-        Document::Project(it) => declare(store, it, project, at).await,
-        Document::Target(it) => declare(store, it, project, at).await,
-        Document::Secret(secret) => seal(store, key, secret, project, at).await,
     }
 }
 
@@ -105,40 +146,234 @@ pub(crate) fn key_of<K: Kind>(metadata: &Metadata, project: &ProjectName) -> Obj
     }
 }
 
-async fn declare<K: Kind>(
-    store: &Store,
-    declared: &Declared<K>,
+/// Writes the documents of a file: what others depend on first.
+///
+/// # Errors
+/// Nothing was written if the caller may not write one of them. Otherwise the first document that could not be written;
+/// those before it are.
+pub async fn apply(
+    server: &Server,
+    caller: &Caller,
+    documents: &[Document],
     project: &ProjectName,
-    at: Timestamp,
-) -> Result<Applied, ApplyError> {
-    let key = key_of::<K>(&declared.metadata, project);
-    let operations = |old: Option<&Object<K>>| {
-        declared.operations.clone().or_else(|| old.map(|old| old.operations.clone())).unwrap_or_default()
+    terms: Terms,
+) -> Result<Vec<Applied>, ApplyError> {
+    let rank = |document: &Document| match document {
+        Document::Project(_) => 0,
+        Document::Target(_) => 1,
+        Document::Secret(_) => 2,
+        Document::App(_) => 3,
     };
-    let labels = &declared.metadata.labels;
-    put::<K>(store, &key, labels, at, |old| (declared.spec.clone(), operations(old))).await
+    let mut ordered: Vec<&Document> = documents.iter().collect();
+    ordered.sort_by_key(|document| rank(document));
+    let made: Vec<&str> = ordered
+        .iter()
+        .filter(|it| matches!(it, Document::Project(_)))
+        .map(|it| it.metadata().name.as_str())
+        .collect();
+    let writer = Writer { server, caller, terms };
+    for document in &ordered {
+        if let Err(error) = permit(server, caller, document, project, &made).await {
+            return Err(writer.refused(document, project, error).await);
+        }
+    }
+    let mut done = Vec::new();
+    for document in ordered {
+        let written = match document {
+            Document::App(app) => writer.app(app, project).await,
+            Document::Project(it) => writer.declare(it, project).await,
+            Document::Target(it) => writer.declare(it, project).await,
+            Document::Secret(secret) => writer.secret(secret, project).await,
+        };
+        match written {
+            Ok(applied) => done.push(applied),
+            Err(error) => return Err(writer.refused(document, project, error).await),
+        }
+    }
+    Ok(done)
 }
 
-/// A secret whose values are the same is not written: its version stays, and no consumer is rolled.
-async fn seal(
-    store: &Store,
-    key: &Key,
-    secret: &SecretDeclared,
+/// Whether a caller may write a document at all.
+async fn permit(
+    server: &Server,
+    caller: &Caller,
+    document: &Document,
     project: &ProjectName,
-    at: Timestamp,
-) -> Result<Applied, ApplyError> {
-    let name = key_of::<Secret>(&secret.metadata, project);
-    let mut data = BTreeMap::new();
-    for (part, value) in &secret.data {
-        data.insert(part.clone(), key.seal(value)?);
+    made: &[&str],
+) -> Result<(), ApplyError> {
+    match document {
+        Document::App(_) | Document::Secret(_) => {
+            let within = document.metadata().project.as_ref().unwrap_or(project);
+            // An administrator may declare the project in the same file.
+            if !(caller.is_platform() && made.contains(&within.as_str())) {
+                caller.within(server.store(), within, Verb::Write).await?;
+            }
+        }
+        Document::Project(it) => {
+            if let (false, Ok(name)) = (caller.is_platform(), it.metadata.name.as_str().parse()) {
+                match caller.within(server.store(), &name, Verb::Manage).await {
+                    Err(AccessError::NoProject(_)) => caller.platform("make a project")?,
+                    result => drop(result?),
+                }
+            }
+        }
+        Document::Target(_) => caller.platform("change a target")?,
     }
-    put::<Secret>(store, &name, &secret.metadata.labels, at, |old| {
-        match old.filter(|old| is_same(key, old, secret)) {
+    Ok(())
+}
+
+/// What a kind asks of a change before it is written.
+pub(crate) trait Governed: Kind {
+    /// Adds to a batch that writes an object what must hold with it, or refuses it.
+    fn admit(
+        writer: &Writer<'_>,
+        batch: Batch,
+        key: &ObjectKey,
+        old: Option<&Object<Self>>,
+        new: (&Self::Spec, &Self::Operations),
+    ) -> impl Future<Output = Result<Batch, ApplyError>> + Send;
+
+    /// The next step of an object's deletion, or why others need it.
+    fn end(writer: &Writer<'_>, old: &Object<Self>)
+    -> impl Future<Output = Result<Batch, ApplyError>> + Send;
+}
+
+/// Writes on behalf of somebody.
+pub(crate) struct Writer<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) caller: &'a Caller,
+    pub(crate) terms: Terms,
+}
+
+impl Writer<'_> {
+    async fn app(&self, app: &Declared<App>, project: &ProjectName) -> Result<Applied, ApplyError> {
+        let key = key_of::<App>(&app.metadata, project);
+        let wanted = |old: Option<&Object<App>>| {
+            let kept = || old.map(|old| old.operations.clone()).unwrap_or_default();
+            (app.spec.clone(), app.operations.clone().unwrap_or_else(kept))
+        };
+        self.put::<App>(&key, Some(&app.metadata.labels), Action::Change, wanted).await
+    }
+
+    async fn declare<K: Governed<Operations = ()>>(
+        &self,
+        it: &Declared<K>,
+        project: &ProjectName,
+    ) -> Result<Applied, ApplyError> {
+        let key = key_of::<K>(&it.metadata, project);
+        self.put::<K>(&key, Some(&it.metadata.labels), Action::Change, |_| (it.spec.clone(), ())).await
+    }
+
+    /// A failure, which the audit log keeps if it is one of rights.
+    async fn refused(&self, document: &Document, project: &ProjectName, error: ApplyError) -> ApplyError {
+        if !self.terms.dry_run {
+            let metadata = document.metadata();
+            let (plural, key) = match document {
+                Document::App(_) => (App::PLURAL, key_of::<App>(metadata, project)),
+                Document::Project(_) => (Project::PLURAL, key_of::<Project>(metadata, project)),
+                Document::Target(_) => (Target::PLURAL, key_of::<Target>(metadata, project)),
+                Document::Secret(_) => (Secret::PLURAL, key_of::<Secret>(metadata, project)),
+            };
+            self.server.note_refusal(self.caller, Action::Change, plural, &key, &error).await;
+        }
+        error
+    }
+
+    /// A secret whose values are the same is not written: its version stays, and no consumer is rolled.
+    async fn secret(&self, secret: &SecretDeclared, project: &ProjectName) -> Result<Applied, ApplyError> {
+        let (name, key) = (key_of::<Secret>(&secret.metadata, project), self.server.key());
+        let mut data = BTreeMap::new();
+        for (part, value) in &secret.data {
+            data.insert(part.clone(), key.seal(value)?);
+        }
+        let wanted = |old: Option<&Object<Secret>>| match old.filter(|old| is_same(key, old, secret)) {
             Some(old) => (old.spec.clone(), ()),
             None => (SecretSpec { data: data.clone() }, ()),
+        };
+        self.put::<Secret>(&name, Some(&secret.metadata.labels), Action::Change, wanted).await
+    }
+
+    /// Creates or changes an object to what `wanted` makes of it, if `admit` agrees.
+    async fn put<K: Governed>(
+        &self,
+        key: &ObjectKey,
+        labels: Option<&BTreeMap<KeyName, String>>,
+        action: Action,
+        wanted: impl Fn(Option<&Object<K>>) -> (K::Spec, K::Operations) + Send,
+    ) -> Result<Applied, ApplyError> {
+        let failed = |source| ApplyError::Store { kind: K::NAME, key: key.clone(), source };
+        let mut attempt = 1;
+        loop {
+            let old = self.server.store().get::<K>(&Scope::All, key).await.map_err(failed)?;
+            self.check_terms::<K>(key, old.as_ref())?;
+            let (spec, operations) = wanted(old.as_ref());
+            let kept = old.as_ref().map(|old| old.meta.labels.clone());
+            let labels = labels.cloned().or(kept).unwrap_or_default();
+            let (batch, change) = match &old {
+                Some(old) => {
+                    let batch =
+                        Batch::new().declare_labelled(old, labels.clone(), spec.clone(), operations.clone());
+                    let change = if batch.is_empty() { Change::Unchanged } else { Change::Changed };
+                    (batch, change)
+                }
+                None => {
+                    (Batch::new().create(self.made::<K>(key, &labels, &spec, &operations)?), Change::Created)
+                }
+            };
+            let applied = Applied { kind: K::NAME, key: key.clone(), change };
+            if change == Change::Unchanged {
+                return Ok(applied);
+            }
+            let batch = K::admit(self, batch, key, old.as_ref(), (&spec, &operations)).await?;
+            if self.terms.dry_run {
+                return Ok(applied);
+            }
+            let action = if old.is_some() { action } else { Action::Create };
+            let batch = batch.audited(self.server.entry(self.caller, action, K::PLURAL, key));
+            match self.server.store().commit(&Scope::All, batch).await {
+                Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
+                result => return result.map(|()| applied).map_err(failed),
+            }
         }
-    })
-    .await
+    }
+
+    fn made<K: Kind>(
+        &self,
+        key: &ObjectKey,
+        labels: &BTreeMap<KeyName, String>,
+        spec: &K::Spec,
+        operations: &K::Operations,
+    ) -> io::Result<New<K>> {
+        let uid = format!("{}-{}", K::NAME.to_lowercase(), random_name()?);
+        Ok(New {
+            uid: uid.parse().map_err(io::Error::other)?,
+            key: key.clone(),
+            owner: None,
+            at: self.server.now(),
+            labels: labels.clone(),
+            spec: spec.clone(),
+            operations: operations.clone(),
+        })
+    }
+
+    /// Whether the object is as the caller believes.
+    fn check_terms<K: Kind>(&self, key: &ObjectKey, old: Option<&Object<K>>) -> Result<(), ApplyError> {
+        let stale = |now: String| Err(ApplyError::Stale { kind: K::NAME, key: key.clone(), now });
+        match (old, self.terms.at) {
+            (Some(old), _) if self.terms.absent => {
+                stale(format!("is there, at version {}", old.meta.revision))
+            }
+            (Some(old), Some(at)) if at != old.meta.revision => {
+                stale(format!("is at version {}, not {at}", old.meta.revision))
+            }
+            (None, Some(_)) => stale("is not there".into()),
+            (None, None) if self.terms.present => Err(ApplyError::Absent { kind: K::NAME, key: key.clone() }),
+            (Some(old), _) if old.meta.deleting.is_some() => {
+                Err(ApplyError::Deleting { kind: K::NAME, key: key.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether a Secret has these values already.
@@ -150,83 +385,139 @@ pub(crate) fn is_same(key: &Key, old: &Object<Secret>, secret: &SecretDeclared) 
     old.spec.data.len() == secret.data.len() && secret.data.iter().all(|(part, value)| same(part, value))
 }
 
-/// Creates or changes an object to what `wanted` makes of it.
-async fn put<K: Kind>(
-    store: &Store,
-    key: &ObjectKey,
-    labels: &BTreeMap<KeyName, String>,
-    at: Timestamp,
-    wanted: impl Fn(Option<&Object<K>>) -> (K::Spec, K::Operations),
-) -> Result<Applied, ApplyError> {
-    let applied = |change| Applied { kind: K::NAME, key: key.clone(), change };
-    let failed = |source| ApplyError::Store { kind: K::NAME, key: key.clone(), source };
-    let change = |old: Option<Object<K>>| {
-        let (spec, operations) = wanted(old.as_ref());
-        Ok(match old {
-            Some(old) if old.meta.deleting.is_some() => {
-                return Err(ApplyError::Deleting { kind: K::NAME, key: key.clone() });
-            }
-            Some(old) => {
-                let batch = Batch::new().declare_labelled(&old, labels.clone(), spec, operations);
-                let change = if batch.is_empty() { Change::Unchanged } else { Change::Changed };
-                (batch, change)
-            }
-            None => {
-                let uid = format!("{}-{}", K::NAME.to_lowercase(), random_name()?);
-                let uid = uid.parse().map_err(io::Error::other)?;
-                let new = New::<K> {
-                    uid,
-                    key: key.clone(),
-                    owner: None,
-                    at,
-                    labels: labels.clone(),
-                    spec,
-                    operations,
-                };
-                (Batch::new().create(new), Change::Created)
-            }
-        })
-    };
-    let change = store.update(&Scope::All, key, change).await.map_err(failed)??;
-    Ok(applied(change))
-}
-
-/// Writes the documents of a file: what others depend on first.
-///
-/// # Errors
-/// The first document that could not be written; those before it are.
-pub async fn apply(
-    server: &crate::Server,
-    documents: &[Document],
-    project: &ProjectName,
-) -> Result<Vec<Applied>, ApplyError> {
-    let rank = |document: &Document| match document {
-        Document::Project(_) => 0,
-        Document::Target(_) => 1,
-        Document::Secret(_) => 2,
-        Document::App(_) => 3,
-    };
-    let mut ordered: Vec<&Document> = documents.iter().collect();
-    ordered.sort_by_key(|document| rank(document));
-    let mut done = Vec::new();
-    for document in ordered {
-        done.push(one(server.store(), server.key(), document, project, server.now()).await?);
+impl Server {
+    /// What the audit log says of something that was done.
+    pub(crate) fn entry(
+        &self,
+        caller: &Caller,
+        action: Action,
+        kind: &str,
+        object: &ObjectKey,
+    ) -> AuditEntry {
+        let (at, actor) = (self.now(), caller.actor.clone());
+        AuditEntry { at, actor, action, kind: kind.into(), object: object.clone(), result: AuditResult::Done }
     }
-    Ok(done)
+
+    /// Records a failure in the audit log if it is one of rights. Without an answer of the store it stands all the same.
+    pub async fn note_refusal(
+        &self,
+        caller: &Caller,
+        action: Action,
+        kind: &str,
+        object: &ObjectKey,
+        error: &ApplyError,
+    ) {
+        let is_one = matches!(
+            error,
+            ApplyError::Quota { .. }
+                | ApplyError::Access(AccessError::Denied { .. } | AccessError::Platform(_))
+        );
+        if is_one {
+            let result = AuditResult::Refused(error.to_string());
+            let entry = AuditEntry { result, ..self.entry(caller, action, kind, object) };
+            self.store().commit(&Scope::All, Batch::new().audited(entry)).await.ok();
+        }
+    }
+
+    /// The values of a stored Secret, as somebody would declare them; for whoever changes a part of them.
+    ///
+    /// # Errors
+    /// [`ApplyError::System`], when they cannot be opened.
+    pub fn reveal(&self, row: &plimsoll_store::Row) -> Result<serde_json::Value, ApplyError> {
+        let secret = plimsoll_store::decode::<Secret>(row.clone());
+        let secret = secret.map_err(io::Error::other)?;
+        let mut data = serde_json::Map::new();
+        for (part, sealed) in &secret.spec.data {
+            let value =
+                self.key().open(sealed).ok_or_else(|| io::Error::other("a value cannot be opened"))?;
+            data.insert(part.to_string(), serde_json::Value::String(value.expose().clone()));
+        }
+        Ok(data.into())
+    }
+
+    /// Changes a person's standing instructions for an App.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn operate(
+        &self,
+        caller: &Caller,
+        app: &Object<App>,
+        terms: Terms,
+        change: impl Fn(&mut Operations) + Sync,
+    ) -> Result<(), ApplyError> {
+        let key = &app.meta.key;
+        let wanted = |old: Option<&Object<App>>| {
+            let old = old.unwrap_or(app);
+            let mut operations = old.operations.clone();
+            change(&mut operations);
+            (old.spec.clone(), operations)
+        };
+        // It must still be there: what is deleted meanwhile is not made again.
+        let terms = Terms { present: true, ..terms };
+        let done =
+            Writer { server: self, caller, terms }.put::<App>(key, None, Action::Operate, wanted).await;
+        if let (Err(error), false) = (&done, terms.dry_run) {
+            self.note_refusal(caller, Action::Operate, App::PLURAL, key, error).await;
+        }
+        done.map(drop)
+    }
+
+    /// Deletes an object: marks an App for deletion, and takes what nothing runs for away at once.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; what others need is not deleted.
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        plural: &str,
+        key: &ObjectKey,
+        terms: Terms,
+    ) -> Result<(), ApplyError> {
+        let writer = Writer { server: self, caller, terms };
+        let done = match plural {
+            App::PLURAL => writer.delete::<App>(key).await,
+            Secret::PLURAL => writer.delete::<Secret>(key).await,
+            Project::PLURAL => writer.delete::<Project>(key).await,
+            _ => writer.delete::<Target>(key).await,
+        };
+        if let (Err(error), false) = (&done, terms.dry_run) {
+            self.note_refusal(caller, Action::Delete, plural, key, error).await;
+        }
+        done
+    }
 }
 
-/// Changes what a person says of an App beside its spec; false if there is no such App.
-pub(crate) async fn operate(
-    store: &Store,
-    key: &ObjectKey,
-    change: impl Fn(&mut plimsoll_model::operations::Operations),
-) -> Result<bool, ApplyError> {
-    let declared = |old: Option<Object<App>>| {
-        let Some(old) = old else { return Ok((Batch::new(), false)) };
-        let mut operations = old.operations.clone();
-        change(&mut operations);
-        Ok((Batch::new().declare(&old, old.spec.clone(), operations), true))
-    };
-    let failed = |source| ApplyError::Store { kind: App::NAME, key: key.clone(), source };
-    store.update(&Scope::All, key, declared).await.map_err(failed)?
+impl Writer<'_> {
+    async fn delete<K: Governed>(&self, key: &ObjectKey) -> Result<(), ApplyError> {
+        let failed = |source| ApplyError::Store { kind: K::NAME, key: key.clone(), source };
+        let mut attempt = 1;
+        let mut has_begun = false;
+        loop {
+            let old = self.server.store().get::<K>(&Scope::All, key).await.map_err(failed)?;
+            let Some(old) = old.filter(|old| !(has_begun && old.meta.deleting.is_none())) else {
+                // Gone by now, or even made anew.
+                let absent = ApplyError::Absent { kind: K::NAME, key: key.clone() };
+                return if has_begun { Ok(()) } else { Err(absent) };
+            };
+            match self.check_terms::<K>(key, Some(&old)) {
+                Err(ApplyError::Stale { .. }) if has_begun => {}
+                Err(ApplyError::Deleting { .. }) => {}
+                result => result?,
+            }
+            let batch = K::end(self, &old).await?;
+            if self.terms.dry_run || batch.is_empty() {
+                return Ok(());
+            }
+            let entry = self.server.entry(self.caller, Action::Delete, K::PLURAL, key);
+            let batch = if has_begun { batch } else { batch.audited(entry) };
+            match self.server.store().commit(&Scope::All, batch).await {
+                Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
+                // Its reconciler takes it apart first.
+                Ok(()) if K::PLURAL == App::PLURAL => return Ok(()),
+                Ok(()) => has_begun = true,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
 }

@@ -16,18 +16,24 @@
 //!
 //! Deliberately absent: decisions, and the network.
 
+mod access;
 mod apply;
 mod content;
 mod data;
+mod govern;
 mod plan;
+mod quota;
 mod seal;
 mod server;
 mod store;
+mod tokens;
 
-pub use apply::{Applied, ApplyError, Change, apply};
+pub use access::{ADMINISTRATOR, AccessError, Caller};
+pub use apply::{Applied, ApplyError, Change, Terms, apply};
 pub use content::save_content;
 pub use data::{DataDirectory, DataError, random_text};
 pub use plan::{OtherPlan, Planned, identity, plan, review};
 pub use plimsoll_driver::DriverError;
 pub use server::{Server, Settings, StartError};
 pub use store::StoreChoiceError;
+pub use tokens::{NewToken, TokenError};

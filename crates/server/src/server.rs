@@ -13,7 +13,6 @@ use plimsoll_engine::{Clock, Hints, Pace};
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
-use plimsoll_model::operations::Operations;
 use plimsoll_model::{Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphan, Orphans, follow};
 use plimsoll_router::RouterDriver;
@@ -21,7 +20,6 @@ use plimsoll_store::{Batch, New, Scope, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::apply::{self, ApplyError};
 use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::plan::Reviews;
@@ -199,18 +197,6 @@ impl Server {
 
     pub(crate) fn key(&self) -> &Key {
         self.data.key()
-    }
-
-    /// Changes a person's standing instructions for an App; false if there is no such App.
-    ///
-    /// # Errors
-    /// When the store does not take it.
-    pub async fn operate(
-        &self,
-        app: &ObjectKey,
-        change: impl Fn(&mut Operations),
-    ) -> Result<bool, ApplyError> {
-        apply::operate(&self.store, app, change).await
     }
 }
 

@@ -207,6 +207,10 @@ impl Backend for ChaosStore {
         self.inner.audit(scope, after, limit)
     }
 
+    fn position(&self) -> ResumeToken {
+        self.inner.position()
+    }
+
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {
         self.inner.watch(scope, kind, from)
     }

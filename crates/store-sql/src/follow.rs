@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::database::Database;
 use crate::session::{Session, Value};
 use crate::sql::key_of;
-use crate::writer::Applied;
+use crate::writer::{Applied, CHANGED, CREATED, DELETED};
 
 /// How often a shared database is asked for what others wrote.
 const LOOK: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ async fn look(database: &Database, feed: &Feed, position: u64) -> Result<Option<
 
 /// Adds a page of changes to a feed and says where it ends; `None` if there are none.
 async fn read(session: &mut dyn Session, feed: &Feed, position: u64) -> Result<Option<u64>, sqlx::Error> {
-    let sql = "select c.revision, c.kind, c.project, c.name, c.uid, cast(c.deleted as text), \
+    let sql = "select c.revision, c.kind, c.project, c.name, c.uid, cast(c.what as text), \
                r.meta, r.spec, r.operations, r.status \
                from changes c left join rows r \
                on r.kind = c.kind and r.project = c.project and r.name = c.name and r.revision = c.revision \
@@ -97,22 +97,24 @@ async fn read(session: &mut dyn Session, feed: &Feed, position: u64) -> Result<O
         }
         end = Some(revision);
         let (kind, project, name, uid) = (row.text(), row.text(), row.text(), row.text());
-        let is_deleted = row.text() == "1";
+        let what = row.text().parse().unwrap_or(CHANGED);
         // A kind of a later version: nobody here asks for it.
         let Some(kind) = KindName::known(&kind) else { continue };
         let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
         let key: ObjectKey = key_of(&project, &name).map_err(|error| decode(error.into()))?;
         let uid = uid.parse().map_err(|error| decode(Box::new(error)))?;
-        let what = match row.maybe() {
-            _ if is_deleted => ChangeKind::Deleted(Revision(revision)),
-            Some(meta) => ChangeKind::Put(Box::new(Row {
+        let what = if what == DELETED {
+            ChangeKind::Deleted(Revision(revision))
+        } else {
+            // It may have been overtaken by a later change, which follows.
+            let Some(meta) = row.maybe() else { continue };
+            let row = Box::new(Row {
                 meta: serde_json::from_str(&meta).map_err(|error| decode(error.into()))?,
                 spec: row.text(),
                 operations: row.text(),
                 status: row.maybe(),
-            })),
-            // It was overtaken by a later change, which follows.
-            None => continue,
+            });
+            if what == CREATED { ChangeKind::Created(row) } else { ChangeKind::Changed(row) }
         };
         feed.add(kind, Change { key, uid, kind: what, token: ResumeToken(revision) });
     }

@@ -225,6 +225,10 @@ impl Backend for Sql {
         })
     }
 
+    fn position(&self) -> ResumeToken {
+        self.feed.position()
+    }
+
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {
         self.feed.watch(scope, kind, from)
     }

@@ -30,6 +30,11 @@ const CHANGES_KEPT: u64 = 8192;
 /// How often older changes are removed, in revisions.
 const TRIM_EVERY: u64 = 1024;
 
+/// How changes are told apart in their table.
+pub(crate) const CHANGED: i64 = 0;
+pub(crate) const DELETED: i64 = 1;
+pub(crate) const CREATED: i64 = 2;
+
 /// The sending end of the writer's queue.
 #[derive(Clone)]
 pub(crate) struct Writer {
@@ -219,7 +224,7 @@ impl Transaction<'_> {
             let (kind, key, _) = write.target();
             match write {
                 Write::Require { .. } => {}
-                Write::Put { row, .. } => self.put(kind, row).await?,
+                Write::Put { row, when, .. } => self.put(kind, row, *when).await?,
                 Write::Delete { .. } => self.delete(kind, key).await?,
             }
         }
@@ -249,7 +254,7 @@ impl Transaction<'_> {
         Ok(Some((last.number.cast_unsigned(), hash)))
     }
 
-    async fn put(&mut self, kind: KindName, row: &Row) -> Result<(), sqlx::Error> {
+    async fn put(&mut self, kind: KindName, row: &Row, when: Precondition) -> Result<(), sqlx::Error> {
         self.newest += 1;
         let mut row = Box::new(row.clone());
         row.meta.revision = Revision(self.newest);
@@ -272,7 +277,7 @@ impl Transaction<'_> {
                    spec = excluded.spec, operations = excluded.operations, status = excluded.status";
         self.session.run(sql, &values).await?;
         let (key, uid) = (row.meta.key.clone(), row.meta.uid.clone());
-        self.changed(kind, key, uid, ChangeKind::Put(row)).await
+        self.changed(kind, key, uid, ChangeKind::put(row, when)).await
     }
 
     async fn delete(&mut self, kind: KindName, key: &ObjectKey) -> Result<(), sqlx::Error> {
@@ -299,9 +304,13 @@ impl Transaction<'_> {
             Value::Text(project_of(&key)),
             Value::Text(key.name.as_str()),
             Value::Text(uid.as_str()),
-            Value::Number(i64::from(matches!(what, ChangeKind::Deleted(_)))),
+            Value::Number(match what {
+                ChangeKind::Changed(_) => CHANGED,
+                ChangeKind::Deleted(_) => DELETED,
+                ChangeKind::Created(_) => CREATED,
+            }),
         ];
-        let sql = "insert into changes (revision, kind, project, name, uid, deleted) \
+        let sql = "insert into changes (revision, kind, project, name, uid, what) \
                    values ($1, $2, $3, $4, $5, $6)";
         self.session.run(sql, &values).await?;
         self.applied.push((kind, Change { key, uid, kind: what, token: ResumeToken(self.newest) }));

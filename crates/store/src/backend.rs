@@ -11,7 +11,7 @@ use plimsoll_model::id::{KeyName, Uid};
 use plimsoll_model::kind::PLURALS;
 use plimsoll_model::object::{Metadata, ObjectKey, Revision};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Precondition};
 use crate::error::StoreError;
 use crate::scope::Scope;
 
@@ -114,10 +114,22 @@ pub struct Change {
 /// What happened to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeKind {
+    /// It is new.
+    Created(Box<Row>),
     /// It was written: this is the row now.
-    Put(Box<Row>),
+    Changed(Box<Row>),
     /// It was deleted at this revision.
     Deleted(Revision),
+}
+
+impl ChangeKind {
+    /// What a write under a precondition was.
+    pub fn put(row: Box<Row>, when: Precondition) -> Self {
+        match when {
+            Precondition::Absent => Self::Created(row),
+            Precondition::At(_) => Self::Changed(row),
+        }
+    }
 }
 
 /// A place where rows are kept. Implementations pass [`crate::contract`].
@@ -155,6 +167,9 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Expired`] when the changes since the token are not kept any more.
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError>;
+
+    /// Where watches are: every change up to here has been told to them, or can be had from them at once.
+    fn position(&self) -> ResumeToken;
 }
 
 impl ResumeToken {

@@ -173,6 +173,16 @@ impl Batch {
         self
     }
 
+    /// Takes the mark for deletion off again.
+    #[must_use]
+    pub fn unmark_deleting<K: Kind>(mut self, old: &Object<K>) -> Self {
+        let mut object = old.clone();
+        object.meta.deleting = None;
+        object.meta.generation = Generation(old.meta.generation.0 + 1);
+        self.put(&object, Precondition::At(old.meta.revision));
+        self
+    }
+
     /// Writes the status of the declaration that `old` holds.
     #[must_use]
     pub fn report<K: Kind>(mut self, old: &Object<K>, status: K::Status, at: Timestamp) -> Self {

@@ -190,11 +190,11 @@ async fn watches_follow_commits(store: Store) {
     let a = async || read(&store, "p", "a").await;
     let mut resume = None;
     // Each is awaited before the next one is made, which could otherwise overtake it.
-    for expected in ["put", "put", "deleted"] {
-        let batch = match (expected, &resume) {
-            ("deleted", _) => Batch::new().delete(&a().await),
-            (_, Some(_)) => Batch::new().declare(&a().await, AppSpec::default(), stopped()),
-            (_, None) => {
+    for expected in ["created", "changed", "deleted"] {
+        let batch = match expected {
+            "deleted" => Batch::new().delete(&a().await),
+            "changed" => Batch::new().declare(&a().await, AppSpec::default(), stopped()),
+            _ => {
                 let others = Batch::new().create(project.clone()).create(new_app("q", "a"));
                 store.commit(&Scope::All, others).await.expect("a create");
                 Batch::new().create(new_app("p", "a"))
@@ -204,7 +204,8 @@ async fn watches_follow_commits(store: Store) {
         let change = early.next().await.expect("a watch does not end").expect("a change");
         assert_eq!(change.key, app_key("p", "a"), "a watch shows its kind and scope only");
         let kind = match change.kind {
-            ChangeKind::Put(_) => "put",
+            ChangeKind::Created(_) => "created",
+            ChangeKind::Changed(_) => "changed",
             ChangeKind::Deleted(_) => "deleted",
         };
         assert_eq!(kind, expected, "changes come in commit order");
@@ -215,8 +216,9 @@ async fn watches_follow_commits(store: Store) {
     assert!(Some(change.token) > resume, "a resumed watch goes on after its token");
     assert!(
         match change.kind {
-            ChangeKind::Put(row) => row.meta.generation == Generation(2),
+            ChangeKind::Changed(row) => row.meta.generation == Generation(2),
             ChangeKind::Deleted(_) => true,
+            ChangeKind::Created(_) => false,
         },
         "what follows is the next change, or one of the same object that overtook it"
     );

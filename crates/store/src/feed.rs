@@ -59,6 +59,11 @@ impl Feed {
         changes.watchers.drain(..).for_each(Waker::wake);
     }
 
+    /// Token of the newest change that was added.
+    pub fn position(&self) -> ResumeToken {
+        ResumeToken(self.lock().newest)
+    }
+
     /// Forgets everything up to a token: changes in between are unknown, and whoever waits for them is told.
     pub fn skip_to(&self, token: ResumeToken) {
         let mut state = self.lock();
@@ -84,7 +89,8 @@ impl Feed {
             let state = self.lock();
             let from = from.map_or(state.newest, |token| token.0);
             let expired = state.kinds.get(&kind).map_or(0, |changes| changes.expired);
-            if from < expired.max(state.began) {
+            // A token of the future comes from another store, or from before a restore.
+            if from < expired.max(state.began) || from > state.newest {
                 return Err(StoreError::Expired);
             }
             from

@@ -69,11 +69,11 @@ impl State {
         let revision = Revision(self.revision);
         let token = ResumeToken(self.revision);
         let (kind, change) = match write {
-            Write::Put { kind, mut row, .. } => {
+            Write::Put { kind, mut row, when } => {
                 row.meta.revision = revision;
                 let (key, uid) = (row.meta.key.clone(), row.meta.uid.clone());
                 self.kinds.entry(kind).or_default().insert(key.clone(), Row::clone(&row));
-                (kind, Change { key, uid, kind: ChangeKind::Put(row), token })
+                (kind, Change { key, uid, kind: ChangeKind::put(row, when), token })
             }
             Write::Delete { kind, key, .. } => {
                 let Some(row) = self.kinds.entry(kind).or_default().remove(&key) else { return };
@@ -146,6 +146,10 @@ impl Backend for Memory {
             let later = state.audit.iter().filter(|it| it.number > after && scope.admits_record(it));
             Ok(later.take(limit).cloned().collect())
         })
+    }
+
+    fn position(&self) -> ResumeToken {
+        self.feed.position()
     }
 
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {

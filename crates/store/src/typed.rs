@@ -6,7 +6,7 @@ use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::{Kind, Object, ObjectKey};
 use serde::de::DeserializeOwned;
 
-use crate::backend::{Backend, KindName, Query, ResumeToken, Row, Watch};
+use crate::backend::{Backend, KindName, Page, Query, ResumeToken, Row, Watch};
 use crate::batch::Batch;
 use crate::error::StoreError;
 use crate::scope::Scope;
@@ -49,6 +49,39 @@ impl Store {
         let page = self.backend.list(scope, KindName(K::PLURAL), query).await?;
         let objects = page.rows.into_iter().map(decode).collect::<Result<_, _>>()?;
         Ok((objects, page.more, page.token))
+    }
+
+    /// One row by name, of whatever kind.
+    pub async fn row(
+        &self,
+        scope: &Scope,
+        kind: KindName,
+        key: &ObjectKey,
+    ) -> Result<Option<Row>, StoreError> {
+        self.backend.get(scope, kind, key).await
+    }
+
+    /// Rows of whatever kind, by query.
+    pub async fn rows(&self, scope: &Scope, kind: KindName, query: &Query) -> Result<Page, StoreError> {
+        self.backend.list(scope, kind, query).await
+    }
+
+    /// Changes of whatever kind, as [`Backend::watch`].
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] when the changes since the token are not kept any more.
+    pub fn changes(
+        &self,
+        scope: &Scope,
+        kind: KindName,
+        from: Option<ResumeToken>,
+    ) -> Result<Watch, StoreError> {
+        self.backend.watch(scope, kind, from)
+    }
+
+    /// Where watches are: every change up to here has been told to them, or can be had from them at once.
+    pub fn position(&self) -> ResumeToken {
+        self.backend.position()
     }
 
     /// Writes a whole batch or nothing of it.

@@ -4,4 +4,5 @@
 
 mod agent;
 mod router;
+mod tenants;
 mod up;

@@ -189,7 +189,7 @@ impl Up {
 }
 
 /// Looks until something is so, and says what was seen last if it never is.
-fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) {
+pub(crate) fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) {
     let give_up = Instant::now() + PATIENCE;
     loop {
         let seen = look();
@@ -348,6 +348,7 @@ fn a_program_reaches_nothing_that_is_not_its_own() {
     let shop = Shop::new();
     let up = shop.up(&[]);
     up.until_said("settled");
+    shop.must(&["project", "create", "other"]);
     let data = shop.data().display().to_string();
     let doors = shop.doors();
     assert!(doors.len() >= 8, "the API, as the node and as this machine, and six copies: {doors:?}");
@@ -436,7 +437,7 @@ fn verbs_do_what_they_say() {
     assert!(shop.must(&["get", "app/shop", "-o", "json"]).starts_with('{'), "one object is no list");
     assert!(shop.must(&["describe", "target/local"]).contains("runtimes"));
     let unknown = String::from_utf8(shop.run(&["get", "ships"]).stderr).unwrap();
-    assert!(unknown.contains("no kind ships; there are apps"), "{unknown}");
+    assert!(unknown.contains("no kind \"ships\". There are apps"), "{unknown}");
     shop.must(&["stop", "shop"]);
     shop.must(&["wait", "shop"]);
     assert!(shop.must(&["get"]).contains("0/0"));

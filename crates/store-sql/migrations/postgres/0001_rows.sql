@@ -25,13 +25,14 @@ create table newest (
 insert into newest (one, revision) values (1, 0);
 
 -- Which objects were written lately, in commit order: what watches follow. The newest content of an object is in its row.
+-- What: 0 changed, 1 deleted, 2 created.
 create table changes (
     revision bigint primary key,
     kind     text   not null,
     project  text   not null,
     name     text   not null,
     uid      text   not null,
-    deleted  bigint not null
+    what     bigint not null
 );
 
 -- Who changed what. Each hash covers all entries up to its own.

@@ -73,7 +73,7 @@ async fn told(store: &Store, from: u64, last: Revision) -> Vec<u64> {
     let mut told = Vec::new();
     while told.last() != Some(&last.0) {
         let change = watch.next().await.unwrap().unwrap();
-        if let ChangeKind::Put(row) = &change.kind {
+        if let ChangeKind::Created(row) | ChangeKind::Changed(row) = &change.kind {
             assert_eq!(row.meta.revision.0, change.token.0);
         }
         told.push(change.token.0);

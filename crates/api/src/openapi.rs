@@ -1,0 +1,478 @@
+//! The document of the API (`OpenAPI` 3.1), made from the table of kinds and from the schemas that validate.
+
+use plimsoll_manifest::DocumentKind;
+use plimsoll_model::object::KindScope;
+use serde_json::{Map, Value, json};
+
+use crate::kinds::{Origin, Resource};
+use crate::problem::Sort;
+use crate::wire::API_VERSION;
+
+/// The document, as `/openapi.json` serves it.
+pub fn openapi() -> Value {
+    let mut schemas = common_schemas();
+    let mut paths = fixed_paths();
+    for resource in Resource::ALL {
+        for (name, schema) in object_schemas(&resource) {
+            schemas.insert(name, schema);
+        }
+        add_paths(&resource, &mut paths);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Plimsoll",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Plans, deploys, heals, rolls back and explains.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": schemas,
+        },
+    })
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// Schemas that belong to no kind.
+fn common_schemas() -> Map<String, Value> {
+    let label = json!({"type": "string"});
+    let metadata = json!({
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": label, "uid": label, "owner": label,
+            "project": {"type": ["string", "null"]},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "creationTimestamp": {"type": "string", "format": "date-time"},
+            "deletionTimestamp": {"type": "string", "format": "date-time"},
+            "generation": {"type": "integer"},
+            "resourceVersion": {"type": "string", "description": "Opaque: compare it for equality, or send it back."},
+        },
+    });
+    let problem = json!({
+        "type": "object",
+        "description": "RFC 9457",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string", "enum": Sort::ALL.map(Sort::uri)},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "errors": {"type": "array", "items": {
+                "type": "object",
+                "required": ["message"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "pointer": {"type": "string", "description": "RFC 6901"},
+                },
+            }},
+        },
+    });
+    let mut schemas = Map::new();
+    schemas.insert("Metadata".into(), metadata);
+    schemas.insert("Problem".into(), problem);
+    schemas
+}
+
+/// What people write of a kind, and what is sent of it.
+fn object_schemas(resource: &Resource) -> Vec<(String, Value)> {
+    let mut schemas = Vec::new();
+    let spec = if let Origin::Declared(kind) = resource.origin {
+        let mut written = plimsoll_manifest::schema(kind);
+        if let Some(definitions) = written.as_object_mut().and_then(|schema| schema.remove("$defs")) {
+            let definitions = definitions.as_object().cloned().unwrap_or_default();
+            schemas.extend(definitions.into_iter().map(|(name, schema)| (name, relocated(schema))));
+        }
+        written.as_object_mut().and_then(|schema| schema.remove("$schema"));
+        // The path says it already.
+        written["required"] = json!(if kind == DocumentKind::App { vec!["spec"] } else { vec![] });
+        written["properties"]["metadata"]["required"] = json!([]);
+        let written = relocated(written);
+        let spec = match kind {
+            // Values are never sent.
+            DocumentKind::Secret => json!({"type": "object"}),
+            _ => written["properties"]["spec"].clone(),
+        };
+        schemas.push((format!("{}Declaration", resource.kind), written));
+        spec
+    } else {
+        json!({"type": "object"})
+    };
+    let object = json!({
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": resource.kind},
+            "metadata": reference("Metadata"),
+            "spec": spec,
+            "operations": {"type": ["object", "null"]},
+            "status": {"type": ["object", "null"]},
+        },
+    });
+    let list = json!({
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "items"],
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": format!("{}List", resource.kind)},
+            "metadata": {
+                "type": "object",
+                "required": ["resourceVersion"],
+                "properties": {"resourceVersion": {"type": "string"}, "continue": {"type": ["string", "null"]}},
+            },
+            "items": {"type": "array", "items": reference(resource.kind)},
+        },
+    });
+    schemas.push((resource.kind.to_owned(), object));
+    schemas.push((format!("{}List", resource.kind), list));
+    schemas
+}
+
+/// A schema whose definitions have moved to the components.
+fn relocated(mut schema: Value) -> Value {
+    match &mut schema {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                if let (true, Some(place)) = (key == "$ref", value.as_str()) {
+                    *value = json!(place.replace("#/$defs/", "#/components/schemas/"));
+                } else {
+                    *value = relocated(value.take());
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = relocated(item.take())),
+        _ => {}
+    }
+    schema
+}
+
+/// One operation.
+struct Operation {
+    id: String,
+    summary: String,
+    parameters: Vec<Value>,
+    body: Option<Value>,
+    answers: Vec<(u16, Value)>,
+    problems: Vec<Sort>,
+}
+
+fn answer(schema: &Value) -> Value {
+    json!({"description": "Done.", "content": {"application/json": {"schema": schema}}})
+}
+
+fn text() -> Value {
+    json!({"description": "Yes.", "content": {"text/plain": {"schema": {"type": "string"}}}})
+}
+
+impl Operation {
+    fn new(id: impl Into<String>, summary: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            summary: summary.into(),
+            parameters: Vec::new(),
+            body: None,
+            answers: Vec::new(),
+            // What any request may be answered with.
+            problems: vec![
+                Sort::BadRequest,
+                Sort::Unauthorized,
+                Sort::Forbidden,
+                Sort::NotFound,
+                Sort::Unavailable,
+            ],
+        }
+    }
+
+    fn with(mut self, parameters: &[Value]) -> Self {
+        self.parameters.extend_from_slice(parameters);
+        self
+    }
+
+    fn body(mut self, media: &[&str], schema: &Value) -> Self {
+        let content: Map<String, Value> =
+            media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
+        self.body = Some(json!({"required": true, "content": content}));
+        self.problems.extend([Sort::TooLarge, Sort::Invalid]);
+        self
+    }
+
+    fn answers(mut self, status: u16, answer: Value) -> Self {
+        self.answers.push((status, answer));
+        self
+    }
+
+    fn refuses(mut self, problems: &[Sort]) -> Self {
+        self.problems.extend_from_slice(problems);
+        self
+    }
+
+    fn build(self) -> Value {
+        let mut responses = Map::new();
+        for problem in self.problems {
+            let (status, _, title) = problem.parts();
+            let content = json!({"application/problem+json": {"schema": reference("Problem")}});
+            responses.insert(status.as_u16().to_string(), json!({"description": title, "content": content}));
+        }
+        for (status, answer) in self.answers {
+            responses.insert(status.to_string(), answer);
+        }
+        let mut operation = json!({
+            "operationId": self.id,
+            "summary": self.summary,
+            "parameters": self.parameters,
+            "responses": responses,
+        });
+        if let Some(body) = self.body {
+            operation["requestBody"] = body;
+        }
+        operation
+    }
+}
+
+fn in_path(name: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}})
+}
+
+fn in_query(name: &str, schema: &Value, description: &str) -> Value {
+    json!({"name": name, "in": "query", "schema": schema, "description": description})
+}
+
+fn in_header(name: &str, description: &str) -> Value {
+    json!({"name": name, "in": "header", "schema": {"type": "string"}, "description": description})
+}
+
+fn list_parameters() -> [Value; 6] {
+    let text = json!({"type": "string"});
+    [
+        in_query("limit", &json!({"type": "integer", "minimum": 0}), "Objects of a page, 500 at most."),
+        in_query("continue", &text, "Where the page before ended: its metadata.continue."),
+        in_query("labelSelector", &text, "a=b, a!=b, a in (b,c), a notin (b), a, !a, joined by commas."),
+        in_query("fieldSelector", &text, "The same for paths such as metadata.name."),
+        in_query(
+            "watch",
+            &json!({"type": "boolean"}),
+            "Tell what changes, as JSON lines or server-sent events.",
+        ),
+        in_query("resourceVersion", &text, "Where a watch goes on; it begins with everything that is there."),
+    ]
+}
+
+fn write_parameters() -> [Value; 2] {
+    [
+        in_query(
+            "dryRun",
+            &json!({"type": "string", "enum": ["All"]}),
+            "Check everything, and write nothing.",
+        ),
+        in_header("If-Match", "Only if the object is at this version, its ETag."),
+    ]
+}
+
+/// Paths of a kind.
+fn add_paths(resource: &Resource, paths: &mut Map<String, Value>) {
+    let (plural, kind) = (resource.plural, resource.kind);
+    let list = |id: String, place: &str| {
+        let problems: &[Sort] = if resource.origin == Origin::Derived { &[] } else { &[Sort::Gone] };
+        Operation::new(id, format!("List {plural}{place}"))
+            .with(&list_parameters())
+            .answers(
+                200,
+                json!({
+                    "description": "A page, or what changes.",
+                    "content": {
+                        "application/json": {"schema": reference(&format!("{kind}List"))},
+                        "application/x-ndjson": {"schema": {"type": "string"}},
+                        "text/event-stream": {"schema": {"type": "string"}},
+                    },
+                }),
+            )
+            .refuses(problems)
+    };
+    let (collection, names) = match resource.scope {
+        KindScope::Project => {
+            let all = list(format!("listAll{kind}"), " of all projects").build();
+            paths.insert(format!("/apis/{API_VERSION}/{plural}"), json!({"get": all}));
+            (
+                format!("/apis/{API_VERSION}/projects/{{project}}/{plural}"),
+                vec![in_path("project"), in_path("name")],
+            )
+        }
+        KindScope::Installation => (format!("/apis/{API_VERSION}/{plural}"), vec![in_path("name")]),
+    };
+    let place = &names[..names.len() - 1];
+    let mut item = json!({"get": list(format!("list{kind}"), "").with(place).build()});
+    if resource.origin == Origin::Made {
+        let token =
+            json!({"type": "object", "required": ["token"], "properties": {"token": {"type": "string"}}});
+        let new = json!({"type": "object", "required": ["name"]});
+        let create = Operation::new("createToken", "Make a token; its text is shown this once")
+            .body(&["application/json"], &new)
+            .answers(201, answer(&token))
+            .refuses(&[Sort::Conflict]);
+        item["post"] = create.build();
+    }
+    paths.insert(collection.clone(), item);
+    paths.insert(format!("{collection}/{{name}}"), one_object(resource, &names));
+}
+
+/// What can be asked of one object.
+fn one_object(resource: &Resource, names: &[Value]) -> Value {
+    let (plural, kind) = (resource.plural, resource.kind);
+    let got = json!({
+        "description": "The object.",
+        "headers": {"ETag": {"schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": reference(kind)}},
+    });
+    let get = Operation::new(format!("get{kind}"), format!("One of {plural}"))
+        .with(names)
+        .answers(200, got.clone())
+        .answers(304, json!({"description": "It is the one that If-None-Match names."}));
+    let mut item = json!({"get": get.build()});
+    let write = |verb: &str| {
+        Operation::new(format!("{verb}{kind}"), format!("{verb} one of {plural}"))
+            .with(names)
+            .with(&write_parameters())
+            .refuses(&[Sort::Conflict, Sort::Stale])
+    };
+    let changed = |operation: Operation| operation.answers(200, got.clone()).answers(201, got.clone());
+    if let Origin::Declared(_) = resource.origin {
+        let declaration = reference(&format!("{kind}Declaration"));
+        let put = write("put").body(&["application/json", "application/yaml"], &declaration);
+        item["put"] = changed(put).refuses(&[Sort::MediaType]).build();
+        let patch = write("patch").body(&["application/merge-patch+json"], &json!({"type": "object"}));
+        let mut patch = changed(patch).refuses(&[Sort::MediaType]).build();
+        patch["requestBody"]["content"]["application/json-patch+json"] = json!({"schema": {"type": "array"}});
+        item["patch"] = patch;
+    }
+    if matches!(resource.origin, Origin::Declared(_) | Origin::Made) {
+        let deleted = json!({"type": "object", "required": ["deleted"]});
+        item["delete"] = write("delete").answers(200, answer(&deleted)).build();
+    }
+    item
+}
+
+/// The way of a question, answered with JSON of a schema.
+fn asked(operation: Operation, schema: &Value) -> Value {
+    json!({"get": operation.answers(200, answer(schema)).build()})
+}
+
+/// Paths that belong to the server as a whole.
+fn fixed_paths() -> Map<String, Value> {
+    let base = format!("/apis/{API_VERSION}");
+    let object = json!({"type": "object"});
+    let items = json!({"type": "object", "required": ["items"], "properties": {"items": {"type": "array"}}});
+    let health = |id: &str, summary: &str| {
+        let mut operation = Operation::new(id, summary).answers(200, text()).build();
+        operation["security"] = json!([]);
+        json!({"get": operation})
+    };
+    let audit = Operation::new("audit", "Who changed what").with(&[number("after"), number("limit")]);
+    let paths = [
+        ("/livez".to_owned(), health("livez", "Whether the process answers")),
+        ("/readyz".to_owned(), health("readyz", "Whether the store answers")),
+        ("/version".to_owned(), asked(Operation::new("version", "The version of the server"), &object)),
+        ("/openapi.json".to_owned(), asked(Operation::new("openapi", "This document"), &object)),
+        (
+            format!("{base}/whoami"),
+            asked(Operation::new("whoami", "Who the caller is, and where what"), &object),
+        ),
+        (format!("{base}/router"), asked(Operation::new("router", "Where routes are served"), &object)),
+        (format!("{base}/audit"), asked(audit, &items)),
+    ];
+    paths.into_iter().chain(verb_paths()).collect()
+}
+
+fn number(name: &str) -> Value {
+    in_query(name, &json!({"type": "integer", "minimum": 0}), "A number.")
+}
+
+/// Paths of what is asked of a project and its Apps.
+fn verb_paths() -> Vec<(String, Value)> {
+    let base = format!("/apis/{API_VERSION}");
+    let object = json!({"type": "object"});
+    let (project, name) = (in_path("project"), in_path("name"));
+    let text_body = ["application/json", "application/yaml"];
+    let documents = json!({});
+    let hash = in_query("path", &json!({"type": "string"}), "Refuse any other plan than this one.");
+    let word = |name: &str| in_query(name, &json!({"type": "string"}), "A name.");
+    let post = |operation: Operation, schema: &Value| json!({"post": operation.answers(200, answer(schema)).build()});
+    let [dry_run, if_match] = write_parameters();
+    vec![
+        (
+            format!("{base}/projects/{{project}}/apply"),
+            post(
+                Operation::new("apply", "Bring what documents declare into the store")
+                    .with(&[project.clone(), hash, dry_run.clone()])
+                    .body(&text_body, &documents)
+                    .refuses(&[Sort::Conflict, Sort::PlanChanged]),
+                &object,
+            ),
+        ),
+        (
+            format!("{base}/projects/{{project}}/plan"),
+            post(
+                Operation::new("plan", "What applying documents would do")
+                    .with(std::slice::from_ref(&project))
+                    .body(&text_body, &documents),
+                &json!({"type": "array"}),
+            ),
+        ),
+        (
+            format!("{base}/projects/{{project}}/content/{{digest}}"),
+            json!({"put": Operation::new("putContent", "The bytes of a program")
+                .with(&[project.clone(), in_path("digest")])
+                .body(&["application/octet-stream"], &json!({}))
+                .answers(200, answer(&object))
+                .build()}),
+        ),
+        (
+            format!("{base}/projects/{{project}}/apps/{{name}}/operations"),
+            post(
+                Operation::new("operate", "What verbs say of an App")
+                    .with(&[project.clone(), name.clone(), dry_run, if_match])
+                    .body(&["application/json"], &json!({}))
+                    .refuses(&[Sort::Conflict, Sort::Stale]),
+                &object,
+            ),
+        ),
+        (
+            format!("{base}/projects/{{project}}/apps/{{name}}/logs"),
+            asked(
+                Operation::new("logs", "What an App's copies said").with(&[
+                    project,
+                    name,
+                    word("component"),
+                    word("instance"),
+                    number("tail"),
+                    number("after"),
+                ]),
+                &json!({"type": "array"}),
+            ),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The committed document is the one that is served: a change of the API shows in review.
+    #[test]
+    fn the_committed_document_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let text = serde_json::to_string_pretty(&openapi()).unwrap() + "\n";
+        if std::env::var_os("PLIMSOLL_WRITE").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == text, "run the tests with PLIMSOLL_WRITE=1 and commit crates/api/openapi.json");
+    }
+}

@@ -1,0 +1,107 @@
+//! The parts of a request, refused as problems where they cannot be read.
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use plimsoll_model::Revision;
+use plimsoll_server::Terms;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::problem::{Problem, Sort};
+
+/// The names in the path.
+pub(crate) struct At<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(names)) => Ok(Self(names)),
+            // A name that no object can have.
+            Err(PathRejection::FailedToDeserializePathParams(error)) => {
+                Err(Problem::new(Sort::NotFound, error.body_text()))
+            }
+            Err(error) => Err(Problem::bad(error.body_text())),
+        }
+    }
+}
+
+/// The query.
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let asked = Query::from_request_parts(parts, state).await;
+        asked.map(|Query(asked)| Self(asked)).map_err(|error: QueryRejection| Problem::bad(error.body_text()))
+    }
+}
+
+/// The body.
+pub(crate) struct Body(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(BytesRejection::FailedToBufferBody(error)) if error.status() == Sort::TooLarge.parts().0 => {
+                Err(Problem::new(Sort::TooLarge, error.body_text()))
+            }
+            Err(error) => Err(Problem::bad(error.body_text())),
+        }
+    }
+}
+
+/// A body of JSON.
+///
+/// # Errors
+/// A problem that says where it is wrong.
+pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let error = serde_json::json!({"message": error.to_string(), "pointer": ""});
+        Problem::refused(vec![error])
+    })
+}
+
+/// Whether to write, or only to check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum DryRun {
+    All,
+}
+
+/// What a writing request asks for beside its body.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct WriteQuery {
+    pub(crate) dry_run: Option<DryRun>,
+}
+
+impl WriteQuery {
+    /// The terms of a request: its query, `If-Match`, and `If-None-Match: *`.
+    pub(crate) fn terms(&self, headers: &HeaderMap) -> Result<Terms, Problem> {
+        let text = |name| headers.get(name).map(|value| value.to_str().map_err(Problem::bad)).transpose();
+        let at = match text(header::IF_MATCH)? {
+            None | Some("*") => None,
+            Some(tag) => Some(revision(tag.trim().trim_matches('"'))?),
+        };
+        let absent = match text(header::IF_NONE_MATCH)? {
+            None => false,
+            Some("*") => true,
+            Some(_) => return Err(Problem::bad("If-None-Match can only be * when something is written")),
+        };
+        Ok(Terms { at, absent, present: false, dry_run: self.dry_run.is_some() })
+    }
+}
+
+/// A resource version as clients send it back.
+pub(crate) fn revision(text: &str) -> Result<Revision, Problem> {
+    let number = text.parse().map_err(|_| Problem::bad(format!("{text:?} is no resource version")))?;
+    Ok(Revision(number))
+}

@@ -1,0 +1,339 @@
+//! Writing and deleting objects of any kind.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use plimsoll_manifest::{Document, DocumentKind};
+use plimsoll_model::access::Verb;
+use plimsoll_model::audit::Action;
+use plimsoll_model::id::{ObjectName, ProjectName};
+use plimsoll_model::object::KindScope;
+use plimsoll_model::{Kind as _, ObjectKey, Project, Secret, Token};
+use plimsoll_server::{AccessError, ApplyError, Caller, Change, Server, Terms};
+use plimsoll_store::{KindName, Row, Scope};
+use serde_json::{Value, json};
+
+use crate::kinds::{Origin, Resource};
+use crate::objects::{etag, resource_in};
+use crate::problem::{Problem, Sort};
+use crate::request::{Asked, At, Body, WriteQuery, json as from_json};
+use crate::wire::{API_VERSION, sent};
+
+/// An object that somebody writes: where, and on which terms.
+struct Place<'a> {
+    server: &'a Server,
+    caller: &'a Caller,
+    resource: Resource,
+    key: ObjectKey,
+}
+
+pub(crate) async fn put(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let resource = resource_in(&plural, KindScope::Project)?;
+    let key = ObjectKey::in_project(project, name);
+    let target = Place { server: &server, caller: &caller, resource, key };
+    target.put(document(&headers, &body)?, query.terms(&headers)?).await
+}
+
+pub(crate) async fn put_of_installation(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((plural, name)): At<(String, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let resource = resource_in(&plural, KindScope::Installation)?;
+    let target = Place { server: &server, caller: &caller, resource, key: ObjectKey::of_installation(name) };
+    target.put(document(&headers, &body)?, query.terms(&headers)?).await
+}
+
+pub(crate) async fn patch(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let resource = resource_in(&plural, KindScope::Project)?;
+    let key = ObjectKey::in_project(project, name);
+    let target = Place { server: &server, caller: &caller, resource, key };
+    target.patch(&Patch::read(&headers, &body)?, query.terms(&headers)?).await
+}
+
+pub(crate) async fn patch_of_installation(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((plural, name)): At<(String, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let resource = resource_in(&plural, KindScope::Installation)?;
+    let target = Place { server: &server, caller: &caller, resource, key: ObjectKey::of_installation(name) };
+    target.patch(&Patch::read(&headers, &body)?, query.terms(&headers)?).await
+}
+
+/// The part before parameters of a request's content type.
+fn media_type(headers: &HeaderMap) -> &str {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim()
+}
+
+/// A document in JSON or, if the client says so, YAML.
+fn document(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
+    match media_type(headers) {
+        "" | "application/json" => from_json(body),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml_serde::from_slice(body)
+            .map_err(|error| Problem::refused(vec![json!({"message": error.to_string(), "pointer": ""})])),
+        other => {
+            Err(Problem::new(Sort::MediaType, format!("{other} is not application/json or application/yaml")))
+        }
+    }
+}
+
+/// A change of an object.
+enum Patch {
+    /// RFC 7396.
+    Merge(Value),
+    /// RFC 6902.
+    Json(json_patch::Patch),
+}
+
+impl Patch {
+    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+        match media_type(headers) {
+            "application/merge-patch+json" => from_json(body).map(Self::Merge),
+            "application/json-patch+json" => from_json(body).map(Self::Json),
+            other => Err(Problem::new(
+                Sort::MediaType,
+                format!("{other:?} is not application/merge-patch+json or application/json-patch+json"),
+            )),
+        }
+    }
+
+    fn apply(&self, document: &mut Value) -> Result<(), Problem> {
+        match self {
+            Self::Merge(patch) => json_patch::merge(document, patch),
+            Self::Json(patch) => json_patch::patch(document, patch).map_err(|error| {
+                let error = json!({"message": error.to_string(), "pointer": error.path.to_string()});
+                Problem::refused(vec![error])
+            })?,
+        }
+        Ok(())
+    }
+}
+
+impl Place<'_> {
+    fn kind(&self) -> KindName {
+        KindName(self.resource.plural)
+    }
+
+    /// Only what people declare can be written here.
+    fn declared(&self) -> Result<DocumentKind, Problem> {
+        let Origin::Declared(kind) = self.resource.origin else {
+            let detail = format!("{} are not declared: the system makes them", self.resource.plural);
+            return Err(Problem::new(Sort::MethodNotAllowed, detail));
+        };
+        Ok(kind)
+    }
+
+    /// Refuses whoever may not, before anything of the object is said.
+    async fn permit(&self, action: Action, terms: Terms) -> Result<(), Problem> {
+        let Err(error) = self.check().await else { return Ok(()) };
+        let error = ApplyError::Access(error);
+        if !terms.dry_run {
+            self.server.note_refusal(self.caller, action, self.resource.plural, &self.key, &error).await;
+        }
+        Err(error.into())
+    }
+
+    async fn check(&self) -> Result<(), AccessError> {
+        let (store, caller) = (self.server.store(), self.caller);
+        match (&self.key.project, self.resource.plural) {
+            (Some(project), _) => caller.within(store, project, Verb::Write).await.map(drop),
+            (None, Project::PLURAL) if !caller.is_platform() => match self.key.name.as_str().parse() {
+                Ok(name) => caller.within(store, &name, Verb::Manage).await.map(drop),
+                Err(_) => caller.platform("make a project"),
+            },
+            (None, _) => caller.platform("change what belongs to the installation"),
+        }
+    }
+
+    async fn row(&self) -> Result<Option<Row>, Problem> {
+        Ok(self.server.store().row(&Scope::All, self.kind(), &self.key).await?)
+    }
+
+    async fn put(&self, mut document: Value, mut terms: Terms) -> Result<Response, Problem> {
+        let kind = self.declared()?;
+        self.permit(Action::Change, terms).await?;
+        if terms.at.is_none()
+            && let Some(version) = document["metadata"]["resourceVersion"].as_str()
+        {
+            terms.at = Some(crate::request::revision(version)?);
+        }
+        self.settle(kind, &mut document)?;
+        self.write(&document, terms).await
+    }
+
+    async fn patch(&self, patch: &Patch, terms: Terms) -> Result<Response, Problem> {
+        let kind = self.declared()?;
+        self.permit(Action::Change, terms).await?;
+        let missing = || Problem::not_found(format!("{} {}", self.resource.kind.to_lowercase(), self.key));
+        loop {
+            let row = self.row().await?.ok_or_else(missing)?;
+            let mut document = self.as_declared(&row)?;
+            patch.apply(&mut document)?;
+            self.settle(kind, &mut document)?;
+            let at = terms.at.or(Some(row.meta.revision));
+            match self.write(&document, Terms { at, ..terms }).await {
+                // Somebody else was first, and the patch fits what they wrote as well.
+                Err(Problem { sort: Sort::Stale, .. }) if terms.at.is_none() => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The object as somebody would have declared it.
+    fn as_declared(&self, row: &Row) -> Result<Value, Problem> {
+        let mut document = sent(&self.resource, row)?;
+        if self.resource.plural == Secret::PLURAL {
+            document["spec"]["data"] = self.server.reveal(row).map_err(Problem::from)?;
+        }
+        Ok(document)
+    }
+
+    /// Takes away what the system says of an object, and refuses what speaks of another one.
+    fn settle(&self, kind: DocumentKind, document: &mut Value) -> Result<(), Problem> {
+        let wrong = |pointer: &str, found: &Value, wanted: &str| {
+            let message = format!("{found} is not {wanted:?}, which the path names");
+            Problem::refused(vec![json!({"message": message, "pointer": pointer})])
+        };
+        let Some(object) = document.as_object_mut() else {
+            return Err(Problem::refused(vec![json!({"message": "write an object", "pointer": ""})]));
+        };
+        object.remove("status");
+        if kind != DocumentKind::App {
+            object.remove("operations");
+        }
+        object.entry("apiVersion").or_insert(json!(API_VERSION));
+        let found = object.entry("kind").or_insert(json!(self.resource.kind));
+        if found != self.resource.kind {
+            return Err(wrong("/kind", found, self.resource.kind));
+        }
+        let metadata = object.entry("metadata").or_insert(json!({}));
+        let Some(metadata) = metadata.as_object_mut() else {
+            return Err(Problem::refused(vec![
+                json!({"message": "write an object", "pointer": "/metadata"}),
+            ]));
+        };
+        for made in
+            ["uid", "owner", "creationTimestamp", "deletionTimestamp", "resourceVersion", "generation"]
+        {
+            metadata.remove(made);
+        }
+        let name = metadata.entry("name").or_insert(json!(self.key.name));
+        if name != self.key.name.as_str() {
+            return Err(wrong("/metadata/name", name, self.key.name.as_str()));
+        }
+        match &self.key.project {
+            Some(project) => {
+                metadata.remove("namespace");
+                let found = metadata.entry("project").or_insert(json!(project));
+                if found != project.as_str() {
+                    return Err(wrong("/metadata/project", found, project.as_str()));
+                }
+            }
+            None => drop(metadata.remove("project")),
+        }
+        Ok(())
+    }
+
+    /// Checks and writes a document, and answers with what is there then.
+    async fn write(&self, document: &Value, terms: Terms) -> Result<Response, Problem> {
+        let documents = parsed(&serde_json::to_vec(document).map_err(Problem::bad)?)?;
+        let project = self.key.project.clone().unwrap_or_else(|| "default".parse().expect("a valid name"));
+        let applied = plimsoll_server::apply(self.server, self.caller, &documents, &project, terms).await;
+        let is_new = applied?.iter().any(|it| it.change == Change::Created);
+        let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+        if terms.dry_run {
+            let mut shown = document.clone();
+            if self.resource.plural == Secret::PLURAL
+                && let Some(data) = shown["spec"]["data"].as_object_mut()
+            {
+                data.values_mut().for_each(|value| *value = Value::Null);
+            }
+            return Ok((status, Json(shown)).into_response());
+        }
+        let row = self.row().await?;
+        let row = row
+            .ok_or_else(|| Problem::new(Sort::Conflict, "it was written, and somebody deleted it at once"))?;
+        let tag = etag(row.meta.revision);
+        Ok((status, [(header::ETAG, tag)], Json(sent(&self.resource, &row)?)).into_response())
+    }
+
+    async fn delete(&self, terms: Terms) -> Result<Response, Problem> {
+        if self.resource.plural == Token::PLURAL {
+            let is_revoked = self.server.revoke_token(self.caller, &self.key.name).await?;
+            return if is_revoked {
+                Ok(Json(json!({"deleted": self.key.to_string()})).into_response())
+            } else {
+                Err(Problem::not_found(format!("token {}", self.key)))
+            };
+        }
+        self.declared()?;
+        self.permit(Action::Delete, terms).await?;
+        self.server.delete(self.caller, self.resource.plural, &self.key, terms).await?;
+        Ok(Json(json!({"deleted": self.key.to_string()})).into_response())
+    }
+}
+
+/// The documents of a text, or everything that is wrong with them.
+pub(crate) fn parsed(text: &[u8]) -> Result<Vec<Document>, Problem> {
+    let documents = plimsoll_manifest::parse("request", text).map_err(|errors| {
+        Problem::refused(errors.iter().filter_map(|error| serde_json::to_value(error).ok()).collect())
+    })?;
+    let mut missing = Vec::new();
+    for document in &documents {
+        if let Document::App(app) = document {
+            let violations = plimsoll_manifest::require_digests(&app.spec);
+            missing.extend(violations.iter().map(|it| json!({"message": it.to_string()})));
+        }
+    }
+    if missing.is_empty() { Ok(documents) } else { Err(Problem::refused(missing)) }
+}
+
+pub(crate) async fn delete(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let resource = resource_in(&plural, KindScope::Project)?;
+    let key = ObjectKey::in_project(project, name);
+    let target = Place { server: &server, caller: &caller, resource, key };
+    target.delete(query.terms(&headers)?).await
+}
+
+pub(crate) async fn delete_of_installation(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((plural, name)): At<(String, ObjectName)>,
+    Asked(query): Asked<WriteQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let resource = resource_in(&plural, KindScope::Installation)?;
+    let target = Place { server: &server, caller: &caller, resource, key: ObjectKey::of_installation(name) };
+    target.delete(query.terms(&headers)?).await
+}

@@ -1,0 +1,190 @@
+//! Tokens: made once, shown once, known by their hash.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use plimsoll_model::access::{Restriction, Verb};
+use plimsoll_model::audit::{Action, AuditEntry, AuditResult};
+use plimsoll_model::id::{Digest, ObjectName, UserName};
+use plimsoll_model::kind::TokenSpec;
+use plimsoll_model::object::Timestamp;
+use plimsoll_model::secret::Sensitive;
+use plimsoll_model::{Kind as _, Object, ObjectKey, Token};
+use plimsoll_store::{Batch, New, Query, Scope, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::Server;
+use crate::access::{AccessError, Caller};
+use crate::apply::ApplyError;
+use crate::data::random_text;
+
+/// What a token begins with, so that tools that look for lost secrets know it.
+pub(crate) const PREFIX: &str = "plim_";
+
+/// A token that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewToken {
+    /// Its name, for lists and to revoke it.
+    pub name: ObjectName,
+    /// Whom it speaks for; whoever asks if nobody is named.
+    #[serde(default)]
+    pub user: Option<UserName>,
+    /// Whether it speaks for an administrator of the platform.
+    #[serde(default)]
+    pub admin: bool,
+    /// What it is restricted to.
+    #[serde(default)]
+    pub only: Restriction,
+    /// When it ends.
+    #[serde(default)]
+    pub expires: Option<Timestamp>,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Why a token was not made or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The caller may not.
+    #[error(transparent)]
+    Refused(#[from] ApplyError),
+    /// There is one of this name.
+    #[error("there is a token {0} already: choose another name, or delete that one first")]
+    Exists(ObjectName),
+    /// It would have ended before it was made.
+    #[error("the token would have ended already at {0}")]
+    Past(Timestamp),
+    /// The store refused or does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system has no random numbers.
+    #[error("the operating system refused")]
+    System(#[from] io::Error),
+}
+
+/// The name within a token's text.
+pub(crate) fn name_of(text: &str) -> Option<ObjectName> {
+    let (name, _) = text.strip_prefix(PREFIX)?.rsplit_once('_')?;
+    name.parse().ok()
+}
+
+impl Server {
+    /// Makes a token and returns its text, which nobody can read again.
+    ///
+    /// # Errors
+    /// [`TokenError`]; then none was made.
+    pub async fn create_token(
+        &self,
+        caller: &Caller,
+        new: NewToken,
+    ) -> Result<Sensitive<String>, TokenError> {
+        let user = new.user.clone().unwrap_or_else(|| caller.user().clone());
+        let key = ObjectKey::of_installation(new.name.clone());
+        if let Err(error) = self.may_give(caller, &user, &new).await {
+            let error = ApplyError::Access(error);
+            self.note_refusal(caller, Action::Create, Token::PLURAL, &key, &error).await;
+            return Err(error.into());
+        }
+        let now = self.now();
+        if let Some(end) = new.expires.filter(|end| *end <= now) {
+            return Err(TokenError::Past(end));
+        }
+        let text = format!("{PREFIX}{}_{}", new.name, random_text()?);
+        let spec = TokenSpec {
+            hash: Digest::of_bytes(text.as_bytes()),
+            user,
+            admin: new.admin,
+            only: new.only,
+            expires: new.expires,
+            description: new.description,
+        };
+        let uid = format!("token-{}", crate::data::random_name()?).parse().map_err(io::Error::other)?;
+        let token = New::<Token> {
+            uid,
+            key: key.clone(),
+            owner: None,
+            at: now,
+            labels: BTreeMap::new(),
+            spec,
+            operations: (),
+        };
+        let batch = Batch::new().create(token).audited(entry(caller, Action::Create, &key, now));
+        match self.store().commit(&Scope::All, batch).await {
+            Err(StoreError::Conflict { .. }) => Err(TokenError::Exists(new.name)),
+            result => Ok(result.map(|()| Sensitive::new(text))?),
+        }
+    }
+
+    /// Whether a caller may give out a token: an administrator any; everybody one for themselves that may no more than
+    /// the one they show; an admin of projects one for anybody that is restricted to those.
+    async fn may_give(&self, caller: &Caller, user: &UserName, new: &NewToken) -> Result<(), AccessError> {
+        if new.admin {
+            return caller.platform("give out tokens of administrators");
+        }
+        if caller.is_platform() || (user == caller.user() && caller.only.covers(&new.only)) {
+            return Ok(());
+        }
+        if new.only.projects.is_empty() {
+            return Err(AccessError::Platform("give out tokens for others that no project restricts"));
+        }
+        for project in &new.only.projects {
+            caller.within(self.store(), project, Verb::Manage).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a caller sees and may revoke a token: their own, those that are restricted to projects that they administrate,
+    /// and administrators all.
+    async fn administrates(&self, caller: &Caller, token: &Object<Token>) -> Result<bool, StoreError> {
+        if caller.is_platform() || token.spec.user == *caller.user() {
+            return Ok(true);
+        }
+        if token.spec.only.projects.is_empty() {
+            return Ok(false);
+        }
+        for project in &token.spec.only.projects {
+            match caller.within(self.store(), project, Verb::Manage).await {
+                Ok(_) => {}
+                Err(AccessError::Store(error)) => return Err(error),
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The tokens that a caller may revoke.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn tokens(&self, caller: &Caller) -> Result<Vec<Object<Token>>, StoreError> {
+        let mut seen = Vec::new();
+        for token in self.store().list::<Token>(&Scope::All, &Query::default()).await? {
+            if self.administrates(caller, &token).await? {
+                seen.push(token);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Ends a token at once; false if the caller sees none of that name.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn revoke_token(&self, caller: &Caller, name: &ObjectName) -> Result<bool, StoreError> {
+        let key = ObjectKey::of_installation(name.clone());
+        let Some(token) = self.store().get::<Token>(&Scope::All, &key).await? else { return Ok(false) };
+        if !self.administrates(caller, &token).await? {
+            return Ok(false);
+        }
+        let entry = entry(caller, Action::Delete, &key, self.now());
+        self.store().commit(&Scope::All, Batch::new().delete(&token).audited(entry)).await?;
+        Ok(true)
+    }
+}
+
+fn entry(caller: &Caller, action: Action, key: &ObjectKey, at: Timestamp) -> AuditEntry {
+    let (actor, kind) = (caller.actor.clone(), Token::PLURAL.to_owned());
+    AuditEntry { at, actor, action, kind, object: key.clone(), result: AuditResult::Done }
+}
