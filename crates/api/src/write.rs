@@ -268,6 +268,9 @@ impl Place<'_> {
         let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
         if terms.dry_run {
             let mut shown = document.clone();
+            if let Some(shown) = shown.as_object_mut() {
+                shown.entry("spec").or_insert(json!({}));
+            }
             if self.resource.plural == Secret::PLURAL
                 && let Some(data) = shown["spec"]["data"].as_object_mut()
             {
