@@ -26,6 +26,9 @@ use crate::{derived, watch};
 /// Objects of a page unless fewer are asked for, and at most.
 const LARGEST_PAGE: usize = 500;
 
+/// Rows read at once at least.
+const SMALLEST_READ: usize = 100;
+
 /// What a list is asked for.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -134,7 +137,8 @@ impl View {
             return Ok((derived::all(server, self).await?, version, None));
         };
         let mut items = Vec::new();
-        let mut query = Query { limit, after, ..Query::default() };
+        // A selector may leave little of what is read.
+        let mut query = Query { limit: limit.max(SMALLEST_READ), after, ..Query::default() };
         let mut version = None;
         loop {
             let found = server.store().rows(&self.scope, kind, &query).await?;
@@ -196,7 +200,7 @@ async fn answer(
 ) -> Result<Response, Problem> {
     if watch::is_wanted(query.watch, headers) {
         let from = watch::start(&query, headers)?;
-        return watch::stream(server, caller, view, from, headers);
+        return watch::stream(server, caller, view, from, headers).await;
     }
     let limit = match query.limit {
         None | Some(0) => LARGEST_PAGE,

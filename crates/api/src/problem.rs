@@ -202,6 +202,7 @@ impl From<TokenError> for Problem {
         match error {
             TokenError::Refused(error) => error.into(),
             TokenError::Store(error) => error.into(),
+            TokenError::Ended => Self::new(Sort::Unauthorized, error.to_string()),
             TokenError::Exists(_) => Self::new(Sort::Conflict, chain(&error)),
             TokenError::Past(_) => Self::new(Sort::Invalid, chain(&error)),
             TokenError::System(_) => Self::new(Sort::Internal, chain(&error)),

@@ -1,5 +1,7 @@
 //! The parts of a request, refused as problems where they cannot be read.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -42,6 +44,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
+/// How long a body may take.
+const BODY_WITHIN: Duration = Duration::from_mins(1);
+
 /// The body.
 pub(crate) struct Body(pub(crate) Bytes);
 
@@ -49,7 +54,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Bytes::from_request(request, state).await {
+        let Ok(read) = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await else {
+            return Err(Problem::bad(format!("the body did not come within {} s", BODY_WITHIN.as_secs())));
+        };
+        match read {
             Ok(bytes) => Ok(Self(bytes)),
             Err(BytesRejection::FailedToBufferBody(error)) if error.status() == Sort::TooLarge.parts().0 => {
                 Err(Problem::new(Sort::TooLarge, error.body_text()))
@@ -87,16 +95,17 @@ impl WriteQuery {
     /// The terms of a request: its query, `If-Match`, and `If-None-Match: *`.
     pub(crate) fn terms(&self, headers: &HeaderMap) -> Result<Terms, Problem> {
         let text = |name| headers.get(name).map(|value| value.to_str().map_err(Problem::bad)).transpose();
-        let at = match text(header::IF_MATCH)? {
-            None | Some("*") => None,
-            Some(tag) => Some(revision(tag.trim().trim_matches('"'))?),
+        let (at, present) = match text(header::IF_MATCH)? {
+            None => (None, false),
+            Some("*") => (None, true),
+            Some(tag) => (Some(revision(tag.trim().trim_matches('"'))?), true),
         };
         let absent = match text(header::IF_NONE_MATCH)? {
             None => false,
             Some("*") => true,
             Some(_) => return Err(Problem::bad("If-None-Match can only be * when something is written")),
         };
-        Ok(Terms { at, absent, present: false, dry_run: self.dry_run.is_some() })
+        Ok(Terms { at, absent, present, dry_run: self.dry_run.is_some() })
     }
 }
 

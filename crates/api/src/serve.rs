@@ -22,8 +22,11 @@ use crate::{access, logs, objects, tokens, verbs, write};
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
 
-/// Bytes of the largest body; a program must fit.
-const LARGEST_BODY: usize = 64 << 20;
+/// Bytes of the largest program.
+const LARGEST_PROGRAM: usize = 64 << 20;
+
+/// Bytes of any other body: a file of declarations must fit, and a little more.
+const LARGEST_BODY: usize = 2 << 20;
 
 /// Where an API is and what it wants to see.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,7 +82,10 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
         .route("/tokens", get(objects::list_tokens).post(tokens::create))
         .route("/projects/{project}/apply", post(verbs::apply))
         .route("/projects/{project}/plan", post(verbs::plan))
-        .route("/projects/{project}/content/{digest}", put(verbs::put_content))
+        .route(
+            "/projects/{project}/content/{digest}",
+            put(verbs::put_content).layer(DefaultBodyLimit::max(LARGEST_PROGRAM)),
+        )
         .route(&format!("{of_app}/operations"), post(verbs::operate))
         .route(&format!("{of_app}/logs"), get(logs::logs))
         .route("/projects/{project}/{plural}", get(objects::list))

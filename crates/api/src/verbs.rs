@@ -9,6 +9,7 @@ use plimsoll_manifest::Document;
 use plimsoll_model::Kind as _;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::access::Verb;
+use plimsoll_model::app::MOST_COPIES;
 use plimsoll_model::audit::Action;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::operations::{Operations, Power};
@@ -158,6 +159,12 @@ pub(crate) async fn operate(
         let known: Vec<&str> = components.iter().map(ComponentName::as_str).collect();
         let detail = format!("app {key} has no component {unknown}; it has {}", known.join(", "));
         return Err(Problem::bad(detail));
+    }
+    if let Operation::Scale { replicas: Some(replicas), .. } = &verb
+        && *replicas > MOST_COPIES
+    {
+        let message = format!("{replicas} copies are more than {MOST_COPIES}");
+        return Err(Problem::refused(vec![json!({"message": message, "pointer": "/scale/replicas"})]));
     }
     let rejected = app.status.as_ref().map(|status| status.value.rejected.clone()).unwrap_or_default();
     let change = |operations: &mut Operations| match &verb {

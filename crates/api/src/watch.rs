@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use futures::StreamExt as _;
 use plimsoll_server::{Caller, Server};
-use plimsoll_store::{Change, ChangeKind, ResumeToken, Watch};
+use plimsoll_store::{Change, ChangeKind, Query, ResumeToken, Scope, StoreError, Watch};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -66,7 +66,7 @@ pub(crate) fn start(query: &ListQuery, headers: &HeaderMap) -> Result<Option<Res
 }
 
 /// The answer that tells what changes.
-pub(crate) fn stream(
+pub(crate) async fn stream(
     server: Arc<Server>,
     caller: Caller,
     view: View,
@@ -79,7 +79,16 @@ pub(crate) fn stream(
     };
     // Refused now rather than told later, if the changes since are not kept any more.
     let changes = match from {
-        Some(from) => Some(server.store().changes(&view.scope, kind, Some(from))?),
+        Some(from) => {
+            let one = Query { limit: 1, ..Query::default() };
+            if from > server.store().position()
+                && from > server.store().rows(&Scope::All, kind, &one).await?.token
+            {
+                // From another store, or from before a restore.
+                return Err(StoreError::Expired.into());
+            }
+            Some(server.store().changes(&view.scope, kind, Some(from))?)
+        }
         None => None,
     };
     let form = Form::of(headers);
@@ -174,6 +183,7 @@ impl Teller {
         if !self.view.admits(&change.key) {
             return Ok(());
         }
+        let version = Some(change.token.0);
         let (kind, row) = match change.kind {
             ChangeKind::Created(row) => ("ADDED", row),
             ChangeKind::Changed(row) => ("MODIFIED", row),
@@ -188,13 +198,16 @@ impl Teller {
                         "resourceVersion": change.token.0.to_string(),
                     },
                 });
-                self.send("DELETED", Some(change.token.0), &object).await;
+                self.send("DELETED", version, &object).await;
                 return Ok(());
             }
         };
         let object = sent(&self.view.resource, &row)?;
-        if self.view.selector.admits(&object) {
-            self.send(kind, Some(change.token.0), &object).await;
+        match (self.view.selector.admits(&object), kind) {
+            (true, kind) => self.send(kind, version, &object).await,
+            // It may have been selected before.
+            (false, "MODIFIED") => self.send("DELETED", version, &object).await,
+            (false, _) => {}
         }
         Ok(())
     }

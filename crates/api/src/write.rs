@@ -102,6 +102,18 @@ fn document(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
     }
 }
 
+/// Operations of a JSON patch at most.
+const MOST_OPERATIONS: usize = 256;
+
+/// Bytes of a patched document at most, roughly.
+const LARGEST_DOCUMENT: usize = plimsoll_manifest::LARGEST_FILE;
+
+/// Levels of a patched document at most.
+const DEEPEST: usize = 64;
+
+/// Times a patch is tried when somebody else writes the same object.
+const ATTEMPTS: u32 = 20;
+
 /// A change of an object.
 enum Patch {
     /// RFC 7396.
@@ -122,15 +134,47 @@ impl Patch {
         }
     }
 
+    /// Changes a document, which stays of a reasonable size: a few operations could double it again and again.
     fn apply(&self, document: &mut Value) -> Result<(), Problem> {
-        match self {
-            Self::Merge(patch) => json_patch::merge(document, patch),
-            Self::Json(patch) => json_patch::patch(document, patch).map_err(|error| {
-                let error = json!({"message": error.to_string(), "pointer": error.path.to_string()});
-                Problem::refused(vec![error])
-            })?,
+        let operations = match self {
+            Self::Merge(patch) => {
+                json_patch::merge(document, patch);
+                return Ok(());
+            }
+            Self::Json(operations) if operations.0.len() > MOST_OPERATIONS => {
+                let message = format!("{} operations are more than {MOST_OPERATIONS}", operations.0.len());
+                return Err(Problem::refused(vec![json!({"message": message, "pointer": ""})]));
+            }
+            Self::Json(operations) => &operations.0,
+        };
+        for (number, operation) in operations.iter().enumerate() {
+            let refused = |message: String| {
+                Err(Problem::refused(vec![json!({"message": message, "pointer": format!("/{number}")})]))
+            };
+            if let Err(error) = json_patch::patch(document, std::slice::from_ref(operation)) {
+                return refused(error.to_string());
+            }
+            if !is_reasonable(document, DEEPEST, &mut { LARGEST_DOCUMENT }) {
+                return refused("the document would become too large or too deep".into());
+            }
         }
         Ok(())
+    }
+}
+
+/// Whether a document has at most so many levels, and is not larger than the room that is left.
+fn is_reasonable(value: &Value, levels: usize, room: &mut usize) -> bool {
+    let own = match value {
+        Value::String(text) => text.len(),
+        Value::Object(map) => map.keys().map(String::len).sum(),
+        _ => 0,
+    };
+    let Some(left) = room.checked_sub(own + 8) else { return false };
+    *room = left;
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(|item| is_reasonable(item, levels - 1, room)),
+        Value::Object(map) => levels > 0 && map.values().all(|item| is_reasonable(item, levels - 1, room)),
+        _ => true,
     }
 }
 
@@ -189,7 +233,16 @@ impl Place<'_> {
     async fn patch(&self, patch: &Patch, terms: Terms) -> Result<Response, Problem> {
         let kind = self.declared()?;
         self.permit(Action::Change, terms).await?;
+        if terms.absent {
+            return Err(Problem::bad("If-None-Match: * and a patch contradict each other"));
+        }
+        if let (Patch::Json(_), Secret::PLURAL) = (patch, self.resource.plural) {
+            // Its operations could carry a value to where it is read.
+            let detail = "a Secret is changed with application/merge-patch+json only";
+            return Err(Problem::new(Sort::MediaType, detail));
+        }
         let missing = || Problem::not_found(format!("{} {}", self.resource.kind.to_lowercase(), self.key));
+        let mut attempt = 1;
         loop {
             let row = self.row().await?.ok_or_else(missing)?;
             let mut document = self.as_declared(&row)?;
@@ -198,7 +251,9 @@ impl Place<'_> {
             let at = terms.at.or(Some(row.meta.revision));
             match self.write(&document, Terms { at, ..terms }).await {
                 // Somebody else was first, and the patch fits what they wrote as well.
-                Err(Problem { sort: Sort::Stale, .. }) if terms.at.is_none() => {}
+                Err(Problem { sort: Sort::Stale, .. }) if terms.at.is_none() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
                 result => return result,
             }
         }
@@ -287,7 +342,7 @@ impl Place<'_> {
 
     async fn delete(&self, terms: Terms) -> Result<Response, Problem> {
         if self.resource.plural == Token::PLURAL {
-            let is_revoked = self.server.revoke_token(self.caller, &self.key.name).await?;
+            let is_revoked = self.server.revoke_token(self.caller, &self.key.name, terms).await?;
             return if is_revoked {
                 Ok(Json(json!({"deleted": self.key.to_string()})).into_response())
             } else {

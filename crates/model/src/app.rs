@@ -12,6 +12,9 @@ use crate::relation::{Consume, Provide};
 use crate::secret::SecretRef;
 use crate::update::Update;
 
+/// Copies of one component at most.
+pub const MOST_COPIES: u32 = 1000;
+
 /// What should run: the components of one App and where they run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -54,8 +54,8 @@ kind!(
     Token, "tokens", Installation, TokenSpec, (), ()
 );
 kind!(
-    /// What the Apps of a project with a quota declare together. A sum that whoever changes an amount keeps or drops.
-    Usage, "usages", Installation, Demand, (), ()
+    /// What the Apps of a project with a quota declare together.
+    Usage, "usages", Installation, UsageSpec, (), ()
 );
 kind!(
     /// An immutable version of an App.
@@ -106,6 +106,16 @@ pub struct ProjectSpec {
     /// How much its Apps may declare together; only administrators of the platform change it.
     #[serde(default, skip_serializing_if = "Quota::is_empty")]
     pub quota: Quota,
+}
+
+/// A sum that whoever changes an amount keeps, or drops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageSpec {
+    /// The sum; unknown until the next admission adds it up.
+    pub sum: Option<Demand>,
+    /// Apps that went away so far: whoever adds up while one goes sees that this has changed.
+    pub gone: u64,
 }
 
 /// Declaration of a target.

@@ -158,8 +158,8 @@ pub enum Reason {
     RouteTaken {
         /// Host and path.
         route: String,
-        /// The App that has it.
-        by: ObjectName,
+        /// The App that has it, if it is one of the same project: others need not know.
+        by: Option<ObjectName>,
     },
     /// The declared revision was rejected.
     Rejected {
@@ -268,7 +268,8 @@ impl Reason {
             Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
                 format!("see whether {scope} is up")
             }
-            Self::RouteTaken { by, .. } => format!("change the route here or in app {by}"),
+            Self::RouteTaken { by: Some(by), .. } => format!("change the route here or in app {by}"),
+            Self::RouteTaken { by: None, .. } => "change the route".into(),
             Self::Rejected { rejection, .. } => {
                 format!("change the component, or lift it: plimsoll retry {rejection}")
             }
@@ -307,7 +308,12 @@ impl fmt::Display for Reason {
             Self::RuntimeMissing { target, runtime } => write!(f, "target {target} has no runtime {runtime}"),
             Self::Unreachable { scope } => write!(f, "{scope} does not answer"),
             Self::StepFailed { scope, error } => write!(f, "{scope} failed a step: {error}"),
-            Self::RouteTaken { route, by } => write!(f, "route {route} belongs to app {by}, which is older"),
+            Self::RouteTaken { route, by: Some(by) } => {
+                write!(f, "route {route} belongs to app {by}, which is older")
+            }
+            Self::RouteTaken { route, by: None } => {
+                write!(f, "route {route} belongs to an older app of another project")
+            }
             Self::Rejected { revision, .. } => write!(f, "revision {} was rejected", revision.short()),
             Self::GateFailed { verdict } => {
                 write!(f, "the rollout failed ({verdict}) and nothing older was good")

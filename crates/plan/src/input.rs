@@ -72,7 +72,7 @@ pub struct Context {
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
-    pub taken: BTreeMap<(String, String), ObjectName>,
+    pub taken: BTreeMap<(String, String), Option<ObjectName>>,
     /// Addresses that proved to be in use while one was being claimed.
     pub avoid: BTreeSet<ServiceIp>,
 }

@@ -262,7 +262,13 @@ impl<'a> Planner<'a> {
             name,
             declared,
             goal,
-            replicas: input.operations.replicas.get(name).copied().unwrap_or(replicas),
+            replicas: input
+                .operations
+                .replicas
+                .get(name)
+                .copied()
+                .unwrap_or(replicas)
+                .min(plimsoll_model::app::MOST_COPIES),
             unready: unready.cloned().collect(),
             rolling_first: rolling_first.map(|from| from.component.clone()),
             bindings,

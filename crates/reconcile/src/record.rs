@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use plimsoll_model::id::{Digest, ObjectName, PlanNo, TargetName, Uid};
-use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Plans, Rejection, Usage};
+use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Plans, Rejection, Usage, UsageSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::status::{AppStatus, Outcome, OutcomeRecord, OutcomeState, PlanRef, Waited};
 use plimsoll_model::step::Plan;
@@ -186,13 +186,23 @@ pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), Store
         }
     }
     if let Some(project) = &app.meta.key.project {
-        // What is gone counts no more: whoever admits next adds up anew.
+        // What is gone counts no more: whoever admits next adds up anew, and whoever does so now has to begin again.
         let key =
             ObjectKey::of_installation(project.as_str().parse().expect("a project's name is an object's"));
-        let sum = store.get::<Usage>(&Scope::All, &key).await?;
-        batch = match &sum {
-            Some(sum) => batch.delete(sum),
-            None => batch.require::<Usage>(&key, None),
+        batch = match store.get::<Usage>(&Scope::All, &key).await? {
+            Some(usage) => {
+                let spec = UsageSpec { sum: None, gone: usage.spec.gone.wrapping_add(1) };
+                batch.declare(&usage, spec, ())
+            }
+            None => batch.create(New::<Usage> {
+                uid: child_uid(&app.meta.uid, "usage"),
+                key,
+                owner: None,
+                at: app.meta.created,
+                labels: BTreeMap::new(),
+                spec: UsageSpec { sum: None, gone: 1 },
+                operations: (),
+            }),
         };
     }
     store.commit(&Scope::All, batch).await

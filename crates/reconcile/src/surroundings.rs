@@ -232,13 +232,15 @@ async fn taken(
     store: &Store,
     app: &Object<App>,
     target: &TargetName,
-) -> Result<BTreeMap<(String, String), ObjectName>, StoreError> {
+) -> Result<BTreeMap<(String, String), Option<ObjectName>>, StoreError> {
     let mut taken = BTreeMap::new();
     for (host, path) in literal_routes(&app.spec) {
         let key = ObjectKey::of_installation(route_claim(target, host, path));
         let claim = store.get::<Claim>(&Scope::All, &key).await?;
         if let Some(claim) = claim.filter(|claim| claim.spec.app != app.meta.uid) {
-            taken.insert((host.to_owned(), path.to_owned()), claim.spec.key.name);
+            // Whose it is, other projects need not know.
+            let is_own = claim.spec.key.project == app.meta.key.project;
+            taken.insert((host.to_owned(), path.to_owned()), is_own.then_some(claim.spec.key.name));
         }
     }
     Ok(taken)

@@ -26,6 +26,8 @@ pub struct Caller {
     pub is_administrator: bool,
     /// What their token is restricted to.
     pub only: Restriction,
+    /// When their token ends.
+    pub expires: Option<Timestamp>,
     /// The hash of their token, if it is one that can be revoked.
     hash: Option<Digest>,
 }
@@ -64,6 +66,7 @@ impl Caller {
             actor: Actor { user, token: None, from },
             is_administrator: true,
             only: Restriction::default(),
+            expires: None,
             hash: None,
         }
     }
@@ -105,9 +108,9 @@ impl Caller {
         let Some(token) = token.filter(|it| it.spec.hash == hash && is_valid(&it.spec, now)) else {
             return Ok(None);
         };
-        let TokenSpec { user, admin, only, .. } = token.spec;
+        let TokenSpec { user, admin, only, expires, .. } = token.spec;
         let actor = Actor { user, token: Some(name), from };
-        Ok(Some(Self { actor, is_administrator: admin, only, hash: Some(hash) }))
+        Ok(Some(Self { actor, is_administrator: admin, only, expires, hash: Some(hash) }))
     }
 
     /// The user.

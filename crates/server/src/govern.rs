@@ -1,10 +1,10 @@
 //! What each kind asks of a change before it is written, and of a deletion.
 
-use plimsoll_model::id::ProjectName;
+use plimsoll_model::id::{ProjectName, TargetName};
 use plimsoll_model::kind::{ProjectSpec, SecretSpec, TargetSpec, Usage};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::{App, AppSpec, Kind, Object, ObjectKey, Project, Secret, Target};
-use plimsoll_store::{Batch, Query, Scope, StoreError};
+use plimsoll_store::{Batch, Query, Scope, Store, StoreError};
 
 use crate::access::{AccessError, name_of_project};
 use crate::apply::{ApplyError, Governed, Writer};
@@ -24,8 +24,19 @@ fn first() -> Query {
     Query { limit: 1, ..Query::default() }
 }
 
+/// A target that is named must be there, and stays while it is.
+async fn require_target(writer: &Writer<'_>, batch: Batch, name: &TargetName) -> Result<Batch, ApplyError> {
+    let key = ObjectKey::of_installation(name.as_str().parse().expect("a target's name is an object's"));
+    let found =
+        writer.server.store().get::<Target>(&Scope::All, &key).await.map_err(failed::<Target>(&key))?;
+    match found.filter(|it| it.meta.deleting.is_none()) {
+        Some(found) => Ok(batch.require(&key, Some(&found))),
+        None => Err(ApplyError::Absent { kind: Target::NAME, key }),
+    }
+}
+
 impl Governed for App {
-    /// Keeps the quota of its project, which must be there.
+    /// Keeps the quota of its project, which must be there as its target must.
     async fn admit(
         writer: &Writer<'_>,
         batch: Batch,
@@ -35,6 +46,12 @@ impl Governed for App {
     ) -> Result<Batch, ApplyError> {
         let Some(project) = &key.project else { return Ok(batch) };
         let (store, now) = (writer.server.store(), writer.server.now());
+        let batch = match &new.0.target {
+            Some(target) if old.is_none_or(|old| old.spec.target.as_ref() != Some(target)) => {
+                require_target(writer, batch, target).await?
+            }
+            _ => batch,
+        };
         match quota::admit(store, project, batch, old, new, now).await.map_err(failed::<Self>(key))? {
             Admission::Admitted(batch) => Ok(batch),
             Admission::Refused(excess) => Err(ApplyError::Quota { key: key.clone(), excess }),
@@ -82,24 +99,38 @@ impl Governed for Target {
         Ok(batch)
     }
 
-    /// Nothing may run there.
+    /// Nothing may run there. In two steps, as a project.
     async fn end(writer: &Writer<'_>, old: &Object<Self>) -> Result<Batch, ApplyError> {
-        let key = &old.meta.key;
+        let (key, store) = (&old.meta.key, writer.server.store());
         if key.name.as_str() == plimsoll_reconcile::DEFAULT_TARGET {
             return Err(needed::<Self>(key, "it is this machine".into()));
         }
-        let apps = writer.server.store().list::<App>(&Scope::All, &Query::default()).await;
-        let apps = apps.map_err(failed::<Self>(key))?;
-        let runs_there = |app: &&Object<App>| {
-            app.spec.target.as_ref().is_some_and(|target| target.as_str() == key.name.as_str())
+        let is_this = |target: &Option<TargetName>| {
+            target.as_ref().is_some_and(|target| target.as_str() == key.name.as_str())
         };
-        match apps.iter().find(runs_there) {
-            Some(app) => {
-                Err(needed::<Self>(key, format!("app {} runs there: move or delete it first", app.meta.key)))
-            }
-            None => Ok(Batch::new().delete(old)),
-        }
+        let projects =
+            store.list::<Project>(&Scope::All, &Query::default()).await.map_err(failed::<Self>(key))?;
+        let project = projects.iter().find(|it| is_this(&it.spec.target)).map(|it| &it.meta.key);
+        let apps = store.list::<App>(&Scope::All, &Query::default()).await.map_err(failed::<Self>(key))?;
+        let app = apps.iter().find(|it| is_this(&it.spec.target)).map(|it| &it.meta.key);
+        let why = match (project, app) {
+            (Some(project), _) => format!("it is where Apps of project {project} run by default"),
+            (None, Some(app)) => format!("app {app} runs there: move or delete it first"),
+            (None, None) if old.meta.deleting.is_some() => return Ok(Batch::new().delete(old)),
+            (None, None) => return Ok(Batch::new().mark_deleting(old, writer.server.now())),
+        };
+        keep(store, old).await?;
+        Err(needed::<Self>(key, why))
     }
+}
+
+/// Takes the mark for deletion off what turned out to be needed: somebody came in before it.
+async fn keep<K: Kind>(store: &Store, old: &Object<K>) -> Result<(), ApplyError> {
+    if old.meta.deleting.is_none() {
+        return Ok(());
+    }
+    let kept = store.commit(&Scope::All, Batch::new().unmark_deleting(old)).await;
+    kept.map_err(failed::<K>(&old.meta.key))
 }
 
 impl Governed for Project {
@@ -114,7 +145,14 @@ impl Governed for Project {
         if old.map(|old| old.spec.quota).unwrap_or_default() != spec.quota {
             writer.caller.platform("change a quota")?;
         }
-        Ok(batch)
+        let target = spec
+            .target
+            .as_ref()
+            .filter(|target| old.is_none_or(|old| old.spec.target.as_ref() != Some(target)));
+        match target {
+            Some(target) => require_target(writer, batch, target).await,
+            None => Ok(batch),
+        }
     }
 
     /// In two steps: whoever writes into it requires it to be as they read it, so that nothing comes in after the mark.

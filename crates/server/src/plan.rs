@@ -72,18 +72,21 @@ type Outlines = BTreeMap<ObjectKey, Outline>;
 impl Reviews {
     fn remember(&self, planned: &[Planned]) {
         let hash = identity(planned);
-        let outlines = planned.iter().map(|it| (it.key.clone(), it.path.outline.clone())).collect();
+        let outlines: Outlines = planned.iter().map(|it| (it.key.clone(), it.path.outline.clone())).collect();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(known, _)| *known != hash);
+        // Others may have been shown the same change of Apps of theirs.
+        kept.retain(|(known, of)| *known != hash || !of.keys().eq(outlines.keys()));
         kept.push_back((hash, outlines));
         if kept.len() > REMEMBERED {
             kept.pop_front();
         }
     }
 
-    fn recall(&self, hash: PathHash) -> Option<Outlines> {
+    fn recall(&self, hash: PathHash, apps: &BTreeSet<ObjectKey>) -> Option<Outlines> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().find(|(known, _)| *known == hash).map(|(_, outlines)| outlines.clone())
+        let is_it =
+            |(known, of): &&(PathHash, Outlines)| *known == hash && of.keys().any(|key| apps.contains(key));
+        kept.iter().find(is_it).map(|(_, outlines)| outlines.clone())
     }
 }
 
@@ -106,7 +109,11 @@ pub async fn review(
     project: &ProjectName,
     reviewed: PathHash,
 ) -> Result<Option<OtherPlan>, StoreError> {
-    let before = server.reviews.recall(reviewed);
+    let apps = documents.iter().filter_map(|document| match document {
+        Document::App(app) => Some(key_of::<App>(&app.metadata, project)),
+        _ => None,
+    });
+    let before = server.reviews.recall(reviewed, &apps.collect());
     let planned = plan(server, documents, project).await?;
     let now = identity(&planned);
     if now == reviewed {

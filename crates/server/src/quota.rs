@@ -6,7 +6,7 @@
 
 use plimsoll_model::access::Demand;
 use plimsoll_model::id::ProjectName;
-use plimsoll_model::kind::Usage;
+use plimsoll_model::kind::{Usage, UsageSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::operations::Operations;
 use plimsoll_model::{App, AppSpec, Object, ObjectKey, Project};
@@ -39,18 +39,21 @@ pub(crate) async fn admit(
         return Ok(Admission::NoProject);
     };
     let batch = batch.require(&key, Some(&object));
-    let sum = store.get::<Usage>(&Scope::All, &key).await?;
+    let usage = store.get::<Usage>(&Scope::All, &key).await?;
     let before = old.map(|old| Demand::of(&old.spec, &old.operations)).unwrap_or_default();
     let wanted = Demand::of(spec, operations);
     if object.spec.quota.is_empty() || before == wanted {
-        // Nobody keeps the sum of a project without a quota; one that is left over is wrong from now on.
-        return Ok(Admission::Admitted(match sum {
-            Some(sum) if before != wanted => batch.delete(&sum),
+        // Nobody keeps the sum of a project without a quota: one that is left over is wrong from now on.
+        return Ok(Admission::Admitted(match usage {
+            Some(usage) if before != wanted && usage.spec.sum.is_some() => {
+                let spec = UsageSpec { sum: None, ..usage.spec };
+                batch.declare(&usage, spec, ())
+            }
             _ => batch,
         }));
     }
-    let others = match &sum {
-        Some(sum) => sum.spec.minus(before),
+    let others = match usage.as_ref().and_then(|usage| usage.spec.sum) {
+        Some(sum) => sum.minus(before),
         None => add_up(store, project, old).await?,
     };
     let now = others.plus(wanted);
@@ -58,15 +61,18 @@ pub(crate) async fn admit(
     if !refused.is_empty() {
         return Ok(Admission::Refused(refused));
     }
-    Ok(Admission::Admitted(match &sum {
-        Some(sum) => batch.declare(sum, now, ()),
+    Ok(Admission::Admitted(match &usage {
+        Some(usage) => {
+            let spec = UsageSpec { sum: Some(now), ..usage.spec };
+            batch.require(&key, Some(usage)).declare(usage, spec, ())
+        }
         None => batch.create(New::<Usage> {
             uid: format!("usage-{project}").parse().unwrap_or_else(|_| object.meta.uid.clone()),
             key,
-            owner: Some(object.meta.uid.clone()),
+            owner: None,
             at,
             labels: std::collections::BTreeMap::new(),
-            spec: now,
+            spec: UsageSpec { sum: Some(now), gone: 0 },
             operations: (),
         }),
     }))

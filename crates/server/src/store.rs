@@ -72,7 +72,8 @@ pub(crate) async fn open(data: &DataDirectory, url: Option<&str>) -> Result<Stor
     if kept.is_none() && path.exists() {
         return Err(StoreChoiceError::HasFile { path });
     }
-    let store = Sql::postgres(url, data.installation()).await.map_err(StoreChoiceError::Database)?;
+    let store =
+        Sql::postgres(url, data.installation(), kept.is_none()).await.map_err(StoreChoiceError::Database)?;
     write_durably(data.path(), CHOICE, &Kept::Postgres)?;
     Ok(Store::new(store))
 }

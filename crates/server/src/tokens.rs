@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Server;
 use crate::access::{AccessError, Caller};
-use crate::apply::ApplyError;
+use crate::apply::{ApplyError, Terms};
 use crate::data::random_text;
 
 /// What a token begins with, so that tools that look for lost secrets know it.
@@ -50,6 +50,9 @@ pub enum TokenError {
     /// The caller may not.
     #[error(transparent)]
     Refused(#[from] ApplyError),
+    /// The caller's own token has ended.
+    #[error("the token has ended or was revoked")]
+    Ended,
     /// There is one of this name.
     #[error("there is a token {0} already: choose another name, or delete that one first")]
     Exists(ObjectName),
@@ -80,6 +83,8 @@ impl Server {
         caller: &Caller,
         new: NewToken,
     ) -> Result<Sensitive<String>, TokenError> {
+        // It may have ended while the body of this request was on its way.
+        let caller = &caller.renewed(self.store(), self.now()).await?.ok_or(TokenError::Ended)?;
         let user = new.user.clone().unwrap_or_else(|| caller.user().clone());
         let key = ObjectKey::of_installation(new.name.clone());
         if let Err(error) = self.may_give(caller, &user, &new).await {
@@ -117,13 +122,23 @@ impl Server {
         }
     }
 
-    /// Whether a caller may give out a token: an administrator any; everybody one for themselves that may no more than
-    /// the one they show; an admin of projects one for anybody that is restricted to those.
+    /// Whether a caller may give out a token: an administrator any; everybody one for themselves; an admin of projects one for
+    /// anybody that is restricted to those. None may do more, or live longer, than the one that is shown.
     async fn may_give(&self, caller: &Caller, user: &UserName, new: &NewToken) -> Result<(), AccessError> {
         if new.admin {
-            return caller.platform("give out tokens of administrators");
+            caller.platform("give out tokens of administrators")?;
         }
-        if caller.is_platform() || (user == caller.user() && caller.only.covers(&new.only)) {
+        if !caller.only.covers(&new.only) {
+            return Err(AccessError::Platform(
+                "give out a token that may do more than the one that is shown",
+            ));
+        }
+        if caller.expires.is_some_and(|own| new.expires.is_none_or(|end| end > own)) {
+            return Err(AccessError::Platform(
+                "give out a token that lives longer than the one that is shown",
+            ));
+        }
+        if caller.is_platform() || user == caller.user() {
             return Ok(());
         }
         if new.only.projects.is_empty() {
@@ -138,7 +153,13 @@ impl Server {
     /// Whether a caller sees and may revoke a token: their own, those that are restricted to projects that they administrate,
     /// and administrators all.
     async fn administrates(&self, caller: &Caller, token: &Object<Token>) -> Result<bool, StoreError> {
-        if caller.is_platform() || token.spec.user == *caller.user() {
+        if caller.is_platform() {
+            return Ok(true);
+        }
+        if token.spec.admin || !caller.only.covers(&token.spec.only) {
+            return Ok(false);
+        }
+        if token.spec.user == *caller.user() {
             return Ok(true);
         }
         if token.spec.only.projects.is_empty() {
@@ -171,15 +192,29 @@ impl Server {
     /// Ends a token at once; false if the caller sees none of that name.
     ///
     /// # Errors
-    /// When the store does not answer.
-    pub async fn revoke_token(&self, caller: &Caller, name: &ObjectName) -> Result<bool, StoreError> {
+    /// When it is another one than the terms say, or the store does not answer.
+    pub async fn revoke_token(
+        &self,
+        caller: &Caller,
+        name: &ObjectName,
+        terms: Terms,
+    ) -> Result<bool, ApplyError> {
         let key = ObjectKey::of_installation(name.clone());
-        let Some(token) = self.store().get::<Token>(&Scope::All, &key).await? else { return Ok(false) };
-        if !self.administrates(caller, &token).await? {
+        let failed = |source| ApplyError::Store { kind: Token::NAME, key: key.clone(), source };
+        let token = self.store().get::<Token>(&Scope::All, &key).await.map_err(failed)?;
+        let Some(token) = token else { return Ok(false) };
+        if !self.administrates(caller, &token).await.map_err(failed)? {
             return Ok(false);
         }
-        let entry = entry(caller, Action::Delete, &key, self.now());
-        self.store().commit(&Scope::All, Batch::new().delete(&token).audited(entry)).await?;
+        if let Some(at) = terms.at.filter(|at| *at != token.meta.revision) {
+            let now = format!("is at version {}, not {at}", token.meta.revision);
+            return Err(ApplyError::Stale { kind: Token::NAME, key, now });
+        }
+        if !terms.dry_run {
+            let entry = entry(caller, Action::Delete, &key, self.now());
+            let batch = Batch::new().delete(&token).audited(entry);
+            self.store().commit(&Scope::All, batch).await.map_err(failed)?;
+        }
         Ok(true)
     }
 }

@@ -37,6 +37,9 @@ pub enum OpenError {
     /// It was written by a later version, or a migration failed.
     #[error("the store cannot be brought to this version")]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The database is empty, and that of the installation is not.
+    #[error("the database is empty, and the one of this installation is not: is that the right address?")]
+    Empty,
     /// The database holds another installation.
     #[error(
         "the database belongs to installation {owner}, and this data directory to {own}: choose another database"
@@ -81,7 +84,11 @@ impl Database {
     }
 
     /// Connects to a database, brings its schema to this version, and takes it for an installation.
-    pub(crate) async fn postgres(url: &str, installation: &InstallationId) -> Result<Self, OpenError> {
+    pub(crate) async fn postgres(
+        url: &str,
+        installation: &InstallationId,
+        is_new: bool,
+    ) -> Result<Self, OpenError> {
         let options = PgConnectOptions::from_str(url).map_err(OpenError::Open)?.disable_statement_logging();
         let options = options.application_name("plimsoll").options([("statement_timeout", "60s")]);
         let pool = PgPoolOptions::new()
@@ -94,18 +101,23 @@ impl Database {
         // Its lock is one that CockroachDB lacks; there is one server for a database.
         migrator.set_locking(false).run(&pool).await.map_err(OpenError::Migrate)?;
         let database = Self::Postgres(pool);
-        let owner = database.owner(installation).await.map_err(OpenError::Open)?;
+        let owner = database.owner(installation, is_new).await.map_err(OpenError::Open)?;
+        if owner.is_empty() {
+            return Err(OpenError::Empty);
+        }
         if owner != installation.as_str() {
             return Err(OpenError::Foreign { owner, own: installation.clone() });
         }
         Ok(database)
     }
 
-    /// Whose database this is; the installation's that asks, if it was nobody's.
-    async fn owner(&self, installation: &InstallationId) -> Result<String, sqlx::Error> {
+    /// Whose database this is; the installation's that asks, if it was nobody's and the installation has no other one.
+    async fn owner(&self, installation: &InstallationId, is_new: bool) -> Result<String, sqlx::Error> {
         let mut session = self.write().await?;
         let claim = "insert into installation (one, id) values (1, $1) on conflict (one) do nothing";
-        session.run(claim, &[Value::Text(installation.as_str())]).await?;
+        if is_new {
+            session.run(claim, &[Value::Text(installation.as_str())]).await?;
+        }
         let found = session.run("select one, id from installation", &[]).await?;
         session.commit().await?;
         Ok(found.into_iter().next().map(|mut row| row.text()).unwrap_or_default())

@@ -38,12 +38,12 @@ impl Sql {
     }
 
     /// Connects to a PostgreSQL database and brings its schema to this version. Must be called within a tokio runtime,
-    /// which carries the writer and the watches.
+    /// which carries the writer and the watches. An empty database is taken only for an installation that is new.
     ///
     /// # Errors
     /// [`OpenError`]; a database that is not there yet may be there later.
-    pub async fn postgres(url: &str, installation: &InstallationId) -> Result<Self, OpenError> {
-        let database = Database::postgres(url, installation).await?;
+    pub async fn postgres(url: &str, installation: &InstallationId, is_new: bool) -> Result<Self, OpenError> {
+        let database = Database::postgres(url, installation, is_new).await?;
         let (feed, newest) = follow::prime(&database).await.map_err(OpenError::Open)?;
         let committed = Arc::new(Notify::new());
         tokio::spawn(follow::follow(database.clone(), feed.clone(), committed.clone(), newest));

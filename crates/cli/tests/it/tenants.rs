@@ -303,6 +303,18 @@ fn roles_allow_what_they_say() {
     );
     assert_eq!(plane.ask(&people["chief"], "DELETE", &format!("{BASE}/tokens/t6"), None).status, 200);
     assert_eq!(plane.ask(restricted, "GET", &app, None).status, 401);
+    // Nobody gives out more than they have, nor sees or ends what may do more.
+    let chiefs =
+        token("chief", &json!({"name": "short", "only": only_a, "expires": "2099-01-01T00:00:00Z"})).json();
+    let chiefs = chiefs["token"].as_str().unwrap().to_owned();
+    let give = |new: &Value| plane.ask(&chiefs, "POST", &format!("{BASE}/tokens"), Some(new)).status;
+    assert_eq!(give(&json!({"name": "g1", "only": only_a})), 403, "one that lives longer");
+    assert_eq!(give(&json!({"name": "g2", "expires": "2098-01-01T00:00:00Z"})), 403, "one for more projects");
+    let of_admin = json!({"name": "g3", "user": "admin", "only": only_a, "expires": "2098-01-01T00:00:00Z"});
+    assert_eq!(give(&of_admin), 201, "an admin of the project decides who speaks there");
+    assert_eq!(plane.ask(&chiefs, "DELETE", &format!("{BASE}/tokens/of-chief"), None).status, 404);
+    assert_eq!(plane.ask(&chiefs, "DELETE", &format!("{BASE}/tokens/g3?dryRun=All"), None).status, 200);
+    assert_eq!(plane.ask(&chiefs, "DELETE", &format!("{BASE}/tokens/g3"), None).status, 200);
     let past = json!({"name": "t8", "expires": "2020-01-01T00:00:00Z"});
     assert_eq!(token("chief", &past).status, 422);
     let soon = plane.run(&["token", "create", "t9", "--expires", "1s"]);
@@ -437,6 +449,15 @@ fn objects_are_changed_as_they_were_read() {
     assert!(ask("PUT", plain, "", &other).text.contains("which the path names"));
     assert_eq!(ask("POST", plain, "", &Value::Null).status, 405);
     assert_eq!(ask("PUT", &[("Content-Type", "text/html")], "", &sleeper(1)).status, 415);
+}
+
+#[test]
+fn a_patch_reveals_nothing_and_stays_small() {
+    let plane = Plane::new();
+    plane.must("PUT", "/projects/default/apps/one", &sleeper(0));
+    let ask = |method: &str, headers: &[(&str, &str)], body: &Value| {
+        plane.ask_as(&plane.admin, method, &format!("{BASE}/projects/default/apps/one"), headers, Some(body))
+    };
     // A part of a Secret is changed, and nobody reads the rest.
     plane.must("PUT", "/projects/default/secrets/s", &json!({"spec": {"data": {"a": "1", "b": "2"}}}));
     let path = format!("{BASE}/projects/default/secrets/s");
@@ -446,6 +467,22 @@ fn objects_are_changed_as_they_were_read() {
     let dry =
         plane.ask_as(&plane.admin, "PATCH", &format!("{path}?dryRun=All"), &media("PATCH"), Some(&patch));
     assert!(dry.status == 200 && !dry.text.contains(CANARY), "{}", dry.text);
+    let theft = json!([{"op": "copy", "from": "/spec/data/b", "path": "/metadata/name"}]);
+    let json_patch = [("Content-Type", "application/json-patch+json")];
+    let stolen = plane.ask_as(&plane.admin, "PATCH", &path, &json_patch, Some(&theft));
+    assert!(stolen.status == 415 && !stolen.text.contains(CANARY), "{}", stolen.text);
+    // What would grow without end, or be asked for without end, is refused.
+    let double = json!({"op": "copy", "from": "/spec", "path": "/spec/components"});
+    let bomb = Value::from(vec![double; 60]);
+    assert_eq!(ask("PATCH", &json_patch, &bomb).status, 422);
+    let never = [json_patch[0], ("If-None-Match", "*")];
+    assert_eq!(ask("PATCH", &never, &json!([])).status, 400);
+    let path = format!("{BASE}/projects/default/apps/one/operations");
+    let many = json!({"scale": {"component": "main", "replicas": 4_294_967_295_u32}});
+    assert_eq!(plane.ask(&plane.admin, "POST", &path, Some(&many)).status, 422);
+    let nowhere = json!({"spec": {"target": "nowhere", "components": {}}});
+    let refused = ask("PUT", &media("PUT"), &nowhere);
+    assert!(refused.status == 404 && refused.text.contains("no Target nowhere"), "{}", refused.text);
 }
 
 #[test]
@@ -525,6 +562,18 @@ fn a_watch_tells_everything_in_order_and_goes_on_where_it_ended() {
         told.push(version);
     }
     let from = |version: &str| format!("/projects/a/secrets?watch=true&resourceVersion={version}");
+    let mut selected = lines(&plane, &token, "/projects/a/secrets?watch=true&labelSelector=x");
+    assert_eq!(event(selected.next()).0, "BOOKMARK");
+    let label = |value: Value| {
+        let patch = json!({"metadata": {"labels": {"x": value}}});
+        let path = format!("{BASE}/projects/a/secrets/s");
+        assert_eq!(plane.ask_as(&token, "PATCH", &path, &media("PATCH"), Some(&patch)).status, 200);
+    };
+    label(json!("1"));
+    assert_eq!(event(selected.next()).0, "MODIFIED", "it is selected now");
+    label(Value::Null);
+    assert_eq!(event(selected.next()).0, "DELETED", "and now it is not");
+    assert_eq!([event(watch.next()).0, event(watch.next()).0], ["MODIFIED", "MODIFIED"]);
     let mut again = lines(&plane, &token, &from(&told[0]));
     assert_eq!(event(again.next()).2, told[1]);
     plane.stop();

@@ -101,7 +101,7 @@ async fn of_a_database_that_two_servers_share() {
         let url = server.database(if isolation.is_empty() { "one" } else { "two" }) + isolation;
         let mut stores = Vec::new();
         for _ in 0..2 {
-            stores.push(Store::new(Sql::postgres(&url, &installation()).await.unwrap()));
+            stores.push(Store::new(Sql::postgres(&url, &installation(), true).await.unwrap()));
         }
         many_writers(stores).await;
     }

@@ -13,7 +13,7 @@ use crate::{installation, new, read};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_gone_fails_requests_and_serves_again_when_it_is_back() {
     let mut server = Postgres::start();
-    let store = Store::new(Sql::postgres(&server.database("one"), &installation()).await.unwrap());
+    let store = Store::new(Sql::postgres(&server.database("one"), &installation(), true).await.unwrap());
     store.commit(&Scope::All, Batch::new().create(new("before"))).await.unwrap();
     let mut watch = store.watch::<Project>(&Scope::All, None).unwrap();
     server.kill();

@@ -19,7 +19,7 @@ async fn postgresql_keeps_the_contract_at_either_isolation() {
         contract::every(async || {
             let name = format!("d{}", number.fetch_add(1, Ordering::Relaxed));
             let url = server.database(&name) + isolation;
-            Store::new(Sql::postgres(&url, &installation()).await.unwrap())
+            Store::new(Sql::postgres(&url, &installation(), true).await.unwrap())
         })
         .await;
     }
@@ -29,15 +29,17 @@ async fn postgresql_keeps_the_contract_at_either_isolation() {
 async fn a_database_of_another_installation_or_a_later_version_is_refused() {
     let server = Postgres::start();
     let url = server.database("one");
-    let store = Store::new(Sql::postgres(&url, &installation()).await.unwrap());
+    let store = Store::new(Sql::postgres(&url, &installation(), true).await.unwrap());
     store.commit(&Scope::All, Batch::new().create(new("a"))).await.unwrap();
-    let refused = Sql::postgres(&url, &"i-2".parse().unwrap()).await;
+    let refused = Sql::postgres(&url, &"i-2".parse().unwrap(), true).await;
     assert!(matches!(refused, Err(OpenError::Foreign { owner, .. }) if owner == "i-1"));
     assert!(read(&store, "a").await.is_some());
+    let empty = Sql::postgres(&server.database("empty"), &installation(), false).await;
+    assert!(matches!(empty, Err(OpenError::Empty)), "an installation that has a store takes no empty one");
     server.sql("one", "insert into _sqlx_migrations values (9999, 'later', now(), true, ''::bytea, 0)");
-    assert!(matches!(Sql::postgres(&url, &installation()).await, Err(OpenError::Migrate(_))));
+    assert!(matches!(Sql::postgres(&url, &installation(), true).await, Err(OpenError::Migrate(_))));
     assert!(matches!(
-        Sql::postgres("postgres://nobody@127.0.0.1:1/x", &installation()).await,
+        Sql::postgres("postgres://nobody@127.0.0.1:1/x", &installation(), true).await,
         Err(OpenError::Open(_))
     ));
 }
