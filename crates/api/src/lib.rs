@@ -21,7 +21,7 @@
 //! | `GET /whoami` | who the caller is, and in which projects what |
 //! | `GET /router` | where routes are served |
 //!
-//! Beside it: `/livez`, `/readyz`, `/version`. Every request but the first two shows a token. A project in which the caller has
+//! Beside it: `/livez`, `/readyz`, `/metrics`, `/version`, `/openapi.json`. Every request but the first two shows a token. A project in which the caller has
 //! no role is answered as one that is not there.
 //!
 //! Deliberately absent: any decision, and any state of its own.

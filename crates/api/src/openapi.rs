@@ -374,8 +374,10 @@ fn fixed_paths() -> Map<String, Value> {
         operation["security"] = json!([]);
         json!({"get": operation})
     };
+    let metrics = Operation::new("metrics", "What the control plane measures of itself").answers(200, text());
     let audit = Operation::new("audit", "Who changed what").with(&[number("after"), number("limit")]);
     let paths = [
+        ("/metrics".to_owned(), json!({"get": metrics.build()})),
         ("/livez".to_owned(), health("livez", "Whether the process answers")),
         ("/readyz".to_owned(), health("readyz", "Whether the store answers")),
         ("/version".to_owned(), asked(Operation::new("version", "The version of the server"), &object)),

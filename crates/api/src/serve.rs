@@ -3,13 +3,17 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use plimsoll_model::Project;
 use plimsoll_model::id::Digest;
-use plimsoll_server::Server;
+use plimsoll_server::{Caller, Server};
 use plimsoll_store::{Query, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -104,6 +108,7 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
     let door = access::Door { server: server.clone(), admin };
     let guarded = Router::new()
         .route("/version", get(version))
+        .route("/metrics", get(metrics))
         .route("/openapi.json", get(async || Json(crate::openapi::openapi())))
         .nest(&format!("/apis/{API_VERSION}"), guarded)
         .fallback(async || Problem::not_found("such path"))
@@ -115,8 +120,32 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(ready))
         .merge(guarded)
+        .layer(middleware::from_fn_with_state(server.clone(), measure))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(server)
+}
+
+/// What the control plane measures of itself. It counts what all tenants do.
+async fn metrics(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<impl IntoResponse, Problem> {
+    caller.platform("read metrics")?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics()))
+}
+
+/// Counts a request under the route of the table.
+async fn measure(
+    State(server): State<Arc<Server>>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (method, began) = (request.method().clone(), Instant::now());
+    let answer = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    server.meter().request(method.as_str(), route, answer.status().as_u16(), began.elapsed());
+    answer
 }
 
 async fn version() -> Json<Value> {

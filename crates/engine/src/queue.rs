@@ -47,6 +47,11 @@ enum Place {
 }
 
 impl Queue {
+    /// Objects that are to be looked at, now or later; those that are being looked at are not among them.
+    pub fn waiting(&self) -> usize {
+        self.ready.values().map(VecDeque::len).sum::<usize>() + self.later.len()
+    }
+
     /// An empty queue. The seed decides the jitter of pauses and nothing else.
     pub fn new(seed: u64) -> Self {
         Self {

@@ -57,6 +57,11 @@ impl Hints {
         Self { shared: Arc::new(Shared { queue, news: Notify::new() }) }
     }
 
+    /// Objects that are to be looked at, now or later.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().waiting()
+    }
+
     /// Marks an object: it is looked at soon.
     pub fn mark(&self, key: &ObjectKey) {
         self.shared.lock().mark(key);

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::content;
 use crate::data::{DataDirectory, DataError};
+use crate::meter::{Meter, Metered};
 use crate::plan::Reviews;
 use crate::seal::Key;
 use crate::store::{self, StoreChoiceError};
@@ -93,6 +94,8 @@ pub struct Server {
     reconciler: AppReconciler,
     pub(crate) reviews: Reviews,
     orphans: watch::Receiver<Vec<Orphan>>,
+    hints: Hints,
+    meter: Meter,
     _tasks: JoinSet<()>,
 }
 
@@ -143,22 +146,34 @@ impl Server {
             Arc::new(data.key().clone()),
             plimsoll_reconcile::Settings::default(),
         );
-        let mut tasks = JoinSet::new();
+        let (mut tasks, meter) = (JoinSet::new(), Meter::default());
         let census = Arc::new(Apps(store.clone()));
         tasks.spawn(plimsoll_engine::run(
             hints.clone(),
-            Arc::new(reconciler.clone()),
+            Arc::new(Metered { inner: reconciler.clone(), meter: meter.clone() }),
             census,
             Pace::default(),
         ));
-        tasks.spawn(follow(store.clone(), hints));
+        tasks.spawn(follow(store.clone(), hints.clone()));
         let kept = router.clone();
         tasks.spawn(async move { kept.keep().await });
         let (found, orphans) = watch::channel(Vec::new());
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity), found));
         tasks.spawn(tidy(store.clone(), data.content()));
         let reviews = Reviews::default();
-        Ok(Self { data, node, store, clock, router, reconciler, reviews, orphans, _tasks: tasks })
+        Ok(Self {
+            data,
+            node,
+            store,
+            clock,
+            router,
+            reconciler,
+            reviews,
+            orphans,
+            hints,
+            meter,
+            _tasks: tasks,
+        })
     }
 
     /// Everything declared and recorded.
@@ -179,6 +194,16 @@ impl Server {
     /// Copies of this installation that no App owned at the latest look.
     pub fn orphans(&self) -> Vec<Orphan> {
         self.orphans.borrow().clone()
+    }
+
+    /// What is measured here.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Everything that is measured, in the text format of Prometheus.
+    pub fn metrics(&self) -> String {
+        self.meter.text(&self.hints, self.store.position().0)
     }
 
     /// The directory of the local node.

@@ -620,3 +620,33 @@ fn a_secret_is_nowhere_in_the_clear() {
     }
     assert_eq!(betrays(&plane.data()), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn metrics_are_as_prometheus_wants_them() {
+    let plane = Plane::new();
+    let people = two_projects(&plane);
+    let metrics = plane.ask(&plane.admin, "GET", "/metrics", None).text;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed: `apt-get install prometheus`, or run ./test");
+    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), metrics.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
+    let route =
+        "method=\"PUT\",route=\"/apis/plimsoll.dev/v1/projects/{project}/{plural}/{name}\",status=\"201\"";
+    for wanted in [
+        format!("plimsoll_http_requests_total{{{route}}} 3"),
+        "plimsoll_reconciles_total{outcome=\"settled\"}".to_owned(),
+        "plimsoll_convergence_lag_seconds ".to_owned(),
+        "plimsoll_queue_objects ".to_owned(),
+        "plimsoll_store_revision ".to_owned(),
+    ] {
+        assert!(metrics.contains(&wanted), "{wanted} is missing in {metrics}");
+    }
+    assert!(!metrics.contains(CANARY) && !metrics.contains("hidden"), "{metrics}");
+    assert_eq!(plane.ask(&people["chief"], "GET", "/metrics", None).status, 403);
+}
