@@ -60,7 +60,7 @@ fn resource(plural: &str) -> Result<Resource, Problem> {
 }
 
 /// The collection that a path names, where it belongs there.
-pub(crate) fn resource_in(plural: &str, scope: KindScope) -> Result<Resource, Problem> {
+fn resource_in(plural: &str, scope: KindScope) -> Result<Resource, Problem> {
     let resource = resource(plural)?;
     if resource.scope == scope {
         return Ok(resource);
@@ -248,25 +248,37 @@ pub(crate) async fn list(
     answer(server, caller, view, query, &headers).await
 }
 
+/// The names in the path of one object, of a project or of the installation.
+#[derive(Deserialize)]
+pub(crate) struct OnePath {
+    project: Option<ProjectName>,
+    plural: String,
+    name: ObjectName,
+}
+
+impl OnePath {
+    /// The collection and the object, where they belong together.
+    pub(crate) fn resolve(self) -> Result<(Resource, ObjectKey), Problem> {
+        let scope = if self.project.is_some() { KindScope::Project } else { KindScope::Installation };
+        let resource = resource_in(&self.plural, scope)?;
+        Ok((resource, ObjectKey { project: self.project, name: self.name }))
+    }
+}
+
 pub(crate) async fn get(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
-    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    At(path): At<OnePath>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let view = View::of_project(&server, &caller, &project, &plural, Selector::default()).await?;
-    one(&server, &view, &ObjectKey::in_project(project, name), &headers).await
-}
-
-pub(crate) async fn get_of_installation(
-    State(server): State<Arc<Server>>,
-    Extension(caller): Extension<Caller>,
-    At((plural, name)): At<(String, ObjectName)>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    resource_in(&plural, KindScope::Installation)?;
-    let view = View::of_all(&server, &caller, &plural, Selector::default()).await?;
-    one(&server, &view, &ObjectKey::of_installation(name), &headers).await
+    let (resource, key) = path.resolve()?;
+    let view = match &key.project {
+        Some(project) => {
+            View::of_project(&server, &caller, project, resource.plural, Selector::default()).await?
+        }
+        None => View::of_all(&server, &caller, resource.plural, Selector::default()).await?,
+    };
+    one(&server, &view, &key, &headers).await
 }
 
 async fn one(

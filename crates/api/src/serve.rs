@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Json, Router, middleware};
 use plimsoll_model::Project;
 use plimsoll_model::id::Digest;
@@ -76,6 +76,11 @@ pub async fn serve(server: Arc<Server>) -> Result<(Endpoint, impl Future<Output 
     Ok((endpoint, serving))
 }
 
+/// What can be asked of one object, wherever it belongs.
+fn one_object() -> MethodRouter<Arc<Server>> {
+    get(objects::get).put(write::put).patch(write::patch).delete(write::delete)
+}
+
 /// The table of requests.
 fn routes(server: Arc<Server>, admin: Digest) -> Router {
     let of_app = "/projects/{project}/apps/{name}";
@@ -93,18 +98,9 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
         .route(&format!("{of_app}/operations"), post(verbs::operate))
         .route(&format!("{of_app}/logs"), get(logs::logs))
         .route("/projects/{project}/{plural}", get(objects::list))
-        .route(
-            "/projects/{project}/{plural}/{name}",
-            get(objects::get).put(write::put).patch(write::patch).delete(write::delete),
-        )
+        .route("/projects/{project}/{plural}/{name}", one_object())
         .route("/{plural}", get(objects::list_all))
-        .route(
-            "/{plural}/{name}",
-            get(objects::get_of_installation)
-                .put(write::put_of_installation)
-                .patch(write::patch_of_installation)
-                .delete(write::delete_of_installation),
-        );
+        .route("/{plural}/{name}", one_object());
     let door = access::Door { server: server.clone(), admin };
     let guarded = Router::new()
         .route("/version", get(version))

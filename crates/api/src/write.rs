@@ -9,15 +9,13 @@ use axum::{Extension, Json};
 use plimsoll_manifest::{Document, DocumentKind};
 use plimsoll_model::access::Verb;
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{ObjectName, ProjectName};
-use plimsoll_model::object::KindScope;
 use plimsoll_model::{Kind as _, ObjectKey, Project, Secret, Token};
 use plimsoll_server::{AccessError, ApplyError, Caller, Change, Server, Terms};
 use plimsoll_store::{KindName, Row, Scope};
 use serde_json::{Value, json};
 
 use crate::kinds::{Origin, Resource};
-use crate::objects::{etag, resource_in};
+use crate::objects::{OnePath, etag};
 use crate::problem::{Problem, Sort};
 use crate::request::{Asked, At, Body, WriteQuery, json as from_json};
 use crate::wire::{API_VERSION, sent};
@@ -33,55 +31,38 @@ struct Place<'a> {
 pub(crate) async fn put(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
-    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    At(path): At<OnePath>,
     Asked(query): Asked<WriteQuery>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    let resource = resource_in(&plural, KindScope::Project)?;
-    let key = ObjectKey::in_project(project, name);
-    let target = Place { server: &server, caller: &caller, resource, key };
-    target.put(document(&headers, &body)?, query.terms(&headers)?).await
-}
-
-pub(crate) async fn put_of_installation(
-    State(server): State<Arc<Server>>,
-    Extension(caller): Extension<Caller>,
-    At((plural, name)): At<(String, ObjectName)>,
-    Asked(query): Asked<WriteQuery>,
-    headers: HeaderMap,
-    Body(body): Body,
-) -> Result<Response, Problem> {
-    let resource = resource_in(&plural, KindScope::Installation)?;
-    let target = Place { server: &server, caller: &caller, resource, key: ObjectKey::of_installation(name) };
-    target.put(document(&headers, &body)?, query.terms(&headers)?).await
+    let (resource, key) = path.resolve()?;
+    let place = Place { server: &server, caller: &caller, resource, key };
+    place.put(document(&headers, &body)?, query.terms(&headers)?).await
 }
 
 pub(crate) async fn patch(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
-    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
+    At(path): At<OnePath>,
     Asked(query): Asked<WriteQuery>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    let resource = resource_in(&plural, KindScope::Project)?;
-    let key = ObjectKey::in_project(project, name);
-    let target = Place { server: &server, caller: &caller, resource, key };
-    target.patch(&Patch::read(&headers, &body)?, query.terms(&headers)?).await
+    let (resource, key) = path.resolve()?;
+    let place = Place { server: &server, caller: &caller, resource, key };
+    place.patch(&Patch::read(&headers, &body)?, query.terms(&headers)?).await
 }
 
-pub(crate) async fn patch_of_installation(
+pub(crate) async fn delete(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
-    At((plural, name)): At<(String, ObjectName)>,
+    At(path): At<OnePath>,
     Asked(query): Asked<WriteQuery>,
     headers: HeaderMap,
-    Body(body): Body,
 ) -> Result<Response, Problem> {
-    let resource = resource_in(&plural, KindScope::Installation)?;
-    let target = Place { server: &server, caller: &caller, resource, key: ObjectKey::of_installation(name) };
-    target.patch(&Patch::read(&headers, &body)?, query.terms(&headers)?).await
+    let (resource, key) = path.resolve()?;
+    Place { server: &server, caller: &caller, resource, key }.delete(query.terms(&headers)?).await
 }
 
 /// The part before parameters of a request's content type.
@@ -369,29 +350,4 @@ pub(crate) fn parsed(text: &[u8]) -> Result<Vec<Document>, Problem> {
         }
     }
     if missing.is_empty() { Ok(documents) } else { Err(Problem::refused(missing)) }
-}
-
-pub(crate) async fn delete(
-    State(server): State<Arc<Server>>,
-    Extension(caller): Extension<Caller>,
-    At((project, plural, name)): At<(ProjectName, String, ObjectName)>,
-    Asked(query): Asked<WriteQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let resource = resource_in(&plural, KindScope::Project)?;
-    let key = ObjectKey::in_project(project, name);
-    let target = Place { server: &server, caller: &caller, resource, key };
-    target.delete(query.terms(&headers)?).await
-}
-
-pub(crate) async fn delete_of_installation(
-    State(server): State<Arc<Server>>,
-    Extension(caller): Extension<Caller>,
-    At((plural, name)): At<(String, ObjectName)>,
-    Asked(query): Asked<WriteQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let resource = resource_in(&plural, KindScope::Installation)?;
-    let target = Place { server: &server, caller: &caller, resource, key: ObjectKey::of_installation(name) };
-    target.delete(query.terms(&headers)?).await
 }

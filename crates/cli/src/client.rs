@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::Response;
 
+use crate::config::{Config, Context as Settings};
+
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_mins(1);
 
@@ -23,7 +25,7 @@ const ANSWER: Duration = Duration::from_mins(1);
 const BASE: &str = "apis/plimsoll.dev/v1";
 
 /// Which control plane, and which of its projects.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub(crate) struct Where {
     /// The data directory of a control plane on this machine [default: plimsoll in the XDG data directory]
     #[arg(long, env = "PLIMSOLL_DATA_DIR", value_name = "DIR", global = true)]
@@ -31,53 +33,123 @@ pub(crate) struct Where {
     /// The control plane's address, instead; the token is in `PLIMSOLL_TOKEN` or the file `PLIMSOLL_TOKEN_FILE`
     #[arg(long, env = "PLIMSOLL_SERVER", value_name = "URL", global = true)]
     server: Option<String>,
-    /// The project
-    #[arg(short, long, env = "PLIMSOLL_PROJECT", default_value = "default", global = true)]
-    pub(crate) project: ProjectName,
+    /// The context of your settings that says what no option does; `plimsoll config` makes them
+    #[arg(long, env = "PLIMSOLL_CONTEXT", value_name = "NAME", global = true)]
+    context: Option<String>,
+    /// The project [default: that of the context, or default]
+    #[arg(short, long, env = "PLIMSOLL_PROJECT", global = true)]
+    project: Option<ProjectName>,
+    /// Only this machine is meant, whatever the context says.
+    #[arg(skip)]
+    is_local: bool,
 }
 
+/// The project that is meant if nobody says another one.
+const USUAL_PROJECT: &str = "default";
+
 impl Where {
-    /// The data directory: the given one, or that of the XDG base directory specification.
+    /// The same, but for a control plane of this machine: contexts are for the others.
+    pub(crate) fn local(self) -> Self {
+        Self { is_local: true, ..self }
+    }
+
+    /// What the settings say where no option and no variable does.
+    fn context(&self) -> anyhow::Result<Settings> {
+        if self.is_local { Ok(Settings::default()) } else { Config::context(self.context.as_deref()) }
+    }
+
+    /// The data directory: the given one, that of the context, or that of the XDG base directory specification.
     pub(crate) fn data(&self) -> anyhow::Result<PathBuf> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        self.data_dir
-            .clone()
+        let given = self.data_dir.clone();
+        let given = if given.is_some() { given } else { self.context()?.data_dir };
+        given
             .or_else(|| variable("XDG_DATA_HOME").map(|data| data.join("plimsoll")))
             .or_else(|| variable("HOME").map(|home| home.join(".local/share/plimsoll")))
             .context("there is no HOME, so there is no place for data: give one with --data-dir")
     }
 
+    /// The project. Settings that cannot be read are a failure of whatever looks for the control plane, which comes with it.
+    pub(crate) fn project(&self) -> ProjectName {
+        let settings = || self.context().ok().and_then(|it| it.project);
+        let given = self.project.clone().or_else(settings);
+        given.unwrap_or_else(|| USUAL_PROJECT.parse().expect("a valid project name"))
+    }
+
     /// A client of the control plane that runs there.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        match &self.server {
-            Some(server) => Client::at(server, given_token()?),
-            None => Client::of(&self.data()?),
+        let settings = self.context()?;
+        match (&self.server, &self.data_dir, &settings.server) {
+            (Some(server), _, _) | (None, None, Some(server)) => Client::at(server, given_token(&settings)?),
+            _ => Client::of(&self.data()?),
         }
     }
 
     /// A client of the control plane that runs there, if one does.
     pub(crate) fn find_client(&self) -> anyhow::Result<Option<Client>> {
-        if self.server.is_some() {
+        if self.server.is_some() || (self.data_dir.is_none() && self.context()?.server.is_some()) {
             return self.client().map(Some);
         }
         // Whatever the reason: without an answer there is nobody to ask.
         Ok(Client::of(&self.data()?).ok())
     }
 
+    /// Each setting that commands use, and where it comes from.
+    pub(crate) fn origins(&self) -> anyhow::Result<Vec<Vec<String>>> {
+        let settings = self.context()?;
+        let row = |name: &str, variable: &str, given: Option<String>, kept: Option<String>, usual: &str| {
+            let in_variable = std::env::var(variable).ok().filter(|value| !value.is_empty());
+            let (value, from) = match (given, kept) {
+                (Some(value), _) if in_variable.as_ref() == Some(&value) => (value, variable.to_owned()),
+                (Some(value), _) => (value, format!("option --{name}")),
+                (None, Some(value)) => (value, "context".to_owned()),
+                (None, None) => (usual.to_owned(), "default".to_owned()),
+            };
+            vec![name.to_owned(), value, from]
+        };
+        let path = |path: &PathBuf| path.display().to_string();
+        let usual = Self { is_local: true, ..Self::default() }.data().map(|it| path(&it)).unwrap_or_default();
+        Ok(vec![
+            row("server", "PLIMSOLL_SERVER", self.server.clone(), settings.server.clone(), "-"),
+            row(
+                "token-file",
+                "PLIMSOLL_TOKEN_FILE",
+                std::env::var("PLIMSOLL_TOKEN_FILE").ok(),
+                settings.token_file.as_ref().map(path),
+                "-",
+            ),
+            row(
+                "data-dir",
+                "PLIMSOLL_DATA_DIR",
+                self.data_dir.as_ref().map(path),
+                settings.data_dir.as_ref().map(path),
+                &usual,
+            ),
+            row(
+                "project",
+                "PLIMSOLL_PROJECT",
+                self.project.as_ref().map(ToString::to_string),
+                settings.project.as_ref().map(ToString::to_string),
+                USUAL_PROJECT,
+            ),
+        ])
+    }
+
     /// An App of the project.
     pub(crate) fn app(&self, name: &ObjectName) -> ObjectKey {
-        ObjectKey::in_project(self.project.clone(), name.clone())
+        ObjectKey::in_project(self.project(), name.clone())
     }
 }
 
-/// The token of the environment. It is no option: others on the machine can read those.
-fn given_token() -> anyhow::Result<String> {
+/// The token of the environment, or that of the context. It is no option: others on the machine can read those.
+fn given_token(settings: &Settings) -> anyhow::Result<String> {
     if let Ok(token) = std::env::var("PLIMSOLL_TOKEN") {
         return Ok(token.trim().to_owned());
     }
-    let file = std::env::var_os("PLIMSOLL_TOKEN_FILE")
+    let file =
+        std::env::var_os("PLIMSOLL_TOKEN_FILE").map(PathBuf::from).or_else(|| settings.token_file.clone());
+    let file = file
         .context("there is no token: set PLIMSOLL_TOKEN, or PLIMSOLL_TOKEN_FILE to a file that holds it")?;
-    let file = PathBuf::from(file);
     let text =
         std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
     Ok(text.trim().to_owned())
@@ -348,10 +420,12 @@ fn answer(mut response: Response<ureq::Body>) -> anyhow::Result<Value> {
     }
     let problem: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
     let errors = problem["errors"].as_array().into_iter().flatten();
-    let lines: Vec<String> = errors
-        .filter_map(|error| error["message"].as_str())
-        .map(|message| format!("\n  {message}"))
-        .collect();
+    let line = |error: &Value| {
+        let message = error["message"].as_str()?;
+        let place = error["path"].as_str().or(error["pointer"].as_str()).filter(|place| !place.is_empty());
+        Some(place.map_or_else(|| format!("\n  {message}"), |place| format!("\n  {place}: {message}")))
+    };
+    let lines: Vec<String> = errors.filter_map(line).collect();
     let detail = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     Err(Refused { status: status.as_u16(), text: format!("{detail}{}", lines.concat()) }.into())
 }
@@ -370,7 +444,7 @@ struct Refused {
 }
 
 /// A document as the server parses it.
-fn as_json(document: &Document) -> anyhow::Result<Value> {
+pub(crate) fn as_json(document: &Document) -> anyhow::Result<Value> {
     let metadata = document.metadata();
     let mut value = json!({
         "apiVersion": "plimsoll.dev/v1",

@@ -33,12 +33,12 @@ impl Describe {
         match plural {
             App::PLURAL => {}
             INSTANCES => {
-                let instance = client.instance(&self.place.project, &name)?;
+                let instance = client.instance(&self.place.project(), &name)?;
                 print!("{}", of_instance(&client, &self.place, &instance)?);
                 return Ok(Ended::Done);
             }
             _ => {
-                let found = client.find(project_of(&resource, &self.place.project), plural, &name)?;
+                let found = client.find(project_of(&resource, &self.place.project()), plural, &name)?;
                 let found =
                     found.with_context(|| format!("there is no {name}; see `plimsoll get {plural}`"))?;
                 print!("{}", yaml_serde::to_string(&found)?);

@@ -109,7 +109,8 @@ impl Get {
 
     /// The objects as they are now.
     fn items(&self, client: &Client, resource: &Resource, name: Option<&str>) -> anyhow::Result<Vec<Value>> {
-        let project = project_of(resource, &self.place.project).filter(|_| !self.all_projects);
+        let project = self.place.project();
+        let project = project_of(resource, &project).filter(|_| !self.all_projects);
         if let (Some(name), false) = (name, self.all_projects) {
             let kind = resource.kind.to_lowercase();
             let found = client.find(project, resource.plural, name)?;

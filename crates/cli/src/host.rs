@@ -36,7 +36,7 @@ pub(crate) struct HostOptions {
 
 impl ServerCommand {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let data = self.place.data()?;
+        let data = self.place.local().data()?;
         let host = Host::start(data.clone(), self.options)?;
         talk(&format!("serving {}; the admin token is in {}/admin.token", data.display(), data.display()));
         talk(&format!("the API listens on http://{}", host.address));

@@ -4,7 +4,10 @@
 //! with `--exit-code`), 64 wrong usage, 124 a wait that timed out. What the commands do lives in the other crates.
 
 mod client;
+mod config;
 mod describe;
+mod diff;
+mod explain;
 mod follow;
 mod get;
 mod host;
@@ -44,6 +47,10 @@ enum Command {
     Server(host::ServerCommand),
     /// Bring what a file declares into the control plane
     Apply(verbs::Apply),
+    /// Show how a file differs from what is declared
+    Diff(diff::Diff),
+    /// Edit what is declared of an object, in $VISUAL or $EDITOR
+    Edit(diff::Edit),
     /// List objects, or print one
     Get(get::Get),
     /// Print everything about an object that a person may want to know
@@ -85,6 +92,11 @@ enum Command {
     Audit(people::Audit),
     /// List the kinds of objects
     ApiResources,
+    /// Say what a field of a document is for: app, app.spec.components.update
+    Explain(explain::Explain),
+    /// Your own settings: contexts, and which one commands mean
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print the completion script of a shell
     Completion {
         /// The shell
@@ -116,6 +128,8 @@ enum Command {
 /// How a command ended, where that is not a failure.
 enum Ended {
     Done,
+    /// Another process does it already; the code says which kind.
+    Locked(u8),
     /// The answer is no.
     No,
     /// Changes were found and `--exit-code` asks to be told.
@@ -124,7 +138,7 @@ enum Ended {
     TimedOut,
 }
 
-#[expect(clippy::print_stderr, clippy::print_stdout, reason = "this is the command line")]
+#[expect(clippy::print_stderr, reason = "this is the command line")]
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -134,7 +148,26 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
-    let ended = match arguments.command {
+    match carry_out(arguments.command) {
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Locked(code)) => ExitCode::from(code),
+        Ok(Ended::No) => ExitCode::FAILURE,
+        Ok(Ended::Changes) => ExitCode::from(2),
+        Ok(Ended::TimedOut) => {
+            eprintln!("error: it takes longer than it was given; it goes on without this command");
+            ExitCode::from(124)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Carries out a command.
+#[expect(clippy::print_stdout, reason = "this is the command line")]
+fn carry_out(command: Command) -> anyhow::Result<Ended> {
+    match command {
         Command::Plan(plan) => plan.run(),
         Command::Sim(sim) => sim.run(),
         Command::Up(up) => up.run(),
@@ -157,6 +190,10 @@ fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Auth(auth) => auth.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Diff(diff) => diff.run(),
+        Command::Edit(edit) => edit.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Config(config) => config.run(),
         Command::ApiResources => Ok(people::api_resources()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());
@@ -165,7 +202,7 @@ fn main() -> ExitCode {
         Command::Router { directory, installation, port } => {
             match plimsoll_router::run(&directory, installation, port) {
                 Ok(()) => Ok(Ended::Done),
-                Err(error) if error.is_locked => return ExitCode::from(plimsoll_router::LOCKED),
+                Err(error) if error.is_locked => Ok(Ended::Locked(plimsoll_router::LOCKED)),
                 Err(error) => Err(error.into()),
             }
         }
@@ -174,25 +211,12 @@ fn main() -> ExitCode {
         }
         Command::Shim { directory, .. } => match plimsoll_shim::supervise(&directory) {
             Ok(()) => Ok(Ended::Done),
-            Err(plimsoll_shim::ShimError::Locked) => return ExitCode::from(plimsoll_shim::LOCKED),
+            Err(plimsoll_shim::ShimError::Locked) => Ok(Ended::Locked(plimsoll_shim::LOCKED)),
             Err(error) => Err(error.into()),
         },
         Command::Version => {
             println!("plimsoll {}", env!("CARGO_PKG_VERSION"));
             Ok(Ended::Done)
-        }
-    };
-    match ended {
-        Ok(Ended::Done) => ExitCode::SUCCESS,
-        Ok(Ended::No) => ExitCode::FAILURE,
-        Ok(Ended::Changes) => ExitCode::from(2),
-        Ok(Ended::TimedOut) => {
-            eprintln!("error: it takes longer than it was given; it goes on without this command");
-            ExitCode::from(124)
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
         }
     }
 }

@@ -313,8 +313,9 @@ impl Auth {
             }
             Self::CanI { verb, place } => {
                 let me = place.client()?.whoami()?;
-                let role = me.projects.get(&place.project);
-                let may = role.is_some_and(|role| role.allows(verb)) && me.only.admits(&place.project, verb);
+                let project = place.project();
+                let role = me.projects.get(&project);
+                let may = role.is_some_and(|role| role.allows(verb)) && me.only.admits(&project, verb);
                 println!("{}", if may { "yes" } else { "no" });
                 Ok(if may { Ended::Done } else { Ended::No })
             }

@@ -66,8 +66,8 @@ impl Plan {
             talk("no control plane runs here: this is the plan from an empty machine");
         }
         let planned = match client {
-            Some(client) => client.plan(&documents, &self.place.project)?,
-            None => from_empty(&documents, &self.place.project)?,
+            Some(client) => client.plan(&documents, &self.place.project())?,
+            None => from_empty(&documents, &self.place.project())?,
         };
         if planned.is_empty() {
             bail!("{} declares no App, so there is nothing to plan", source.name);

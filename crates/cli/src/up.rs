@@ -41,10 +41,11 @@ impl Up {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let source = Source::read(&self.file)?;
         let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
-        let data = self.place.data()?;
+        let place = self.place.local();
+        let data = place.data()?;
         let host = Host::start_unless_owned(data.clone(), self.options)?;
         let client = Client::of(&data)?;
-        let applied = apply(&client, &source, documents, &self.place, Review::Silent)?;
+        let applied = apply(&client, &source, documents, &place, Review::Silent)?;
         let apps = apps_of(&applied);
         if apps.is_empty() {
             bail!("{} declares no App, so there is nothing to run", source.name);
@@ -115,19 +116,19 @@ pub(crate) fn apply(
 ) -> anyhow::Result<Vec<Applied>> {
     for document in &mut documents {
         if let plimsoll_manifest::Document::App(app) = document {
-            let project = app.metadata.project.clone().unwrap_or_else(|| place.project.clone());
+            let project = app.metadata.project.clone().unwrap_or_else(|| place.project());
             source.add_digests(&mut app.spec, |bytes| client.upload(&project, bytes))?;
         }
     }
     let reviewed = match review {
         Review::Silent => None,
         Review::Show => {
-            talk(crate::plan::text(&client.plan(&documents, &place.project)?).trim_end());
+            talk(crate::plan::text(&client.plan(&documents, &place.project())?).trim_end());
             None
         }
         Review::Only(hash) => Some(hash),
     };
-    let applied = client.apply(&documents, &place.project, reviewed)?;
+    let applied = client.apply(&documents, &place.project(), reviewed)?;
     for it in &applied {
         talk(&format!("{} {} {}", it.kind.to_lowercase(), it.name, it.change));
     }

@@ -106,7 +106,8 @@ impl Delete {
             bail!("{} cannot be deleted; {} can", resource.plural, can.join(", "));
         }
         let client = self.place.client()?;
-        let project = project_of(resource, &self.place.project);
+        let project = self.place.project();
+        let project = project_of(resource, &project);
         let key = ObjectKey { project: project.cloned(), name: name.parse().context("that is no name")? };
         client.delete(&key, resource.plural)?;
         let is_there = || anyhow::Ok(client.find(project, resource.plural, name)?.is_some());
@@ -207,7 +208,7 @@ impl Rollout {
 /// An App's revisions, the oldest first.
 fn revisions(client: &Client, of: &OfApp) -> anyhow::Result<Vec<AppRevision>> {
     let app = client.app(&of.place.app(&of.app))?;
-    let all = client.list(Some(&of.place.project), AppRevisions::PLURAL)?;
+    let all = client.list(Some(&of.place.project()), AppRevisions::PLURAL)?;
     let own = all.into_iter().filter(|it| it["metadata"]["owner"] == app.meta.uid.as_str());
     let mut own = own
         .map(|mut it| serde_json::from_value(it["spec"].take()))
@@ -242,7 +243,7 @@ fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     let metadata = Metadata { name: of.app.clone(), project: None, labels };
     let spec = wanted.declaration.clone();
     let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
-    client.apply(&[document], &of.place.project, None)?;
+    client.apply(&[document], &of.place.project(), None)?;
     talk(&format!("app {} declares revision {} again", of.app, wanted.number));
     Ok(Ended::Done)
 }
@@ -277,12 +278,12 @@ impl SecretCommand {
             data.insert(key.parse().context("that is no key")?, Sensitive::new(text));
         }
         let client = place.client()?;
-        let known = client.find(Some(&place.project), Secret::PLURAL, name.as_str())?;
+        let known = client.find(Some(&place.project()), Secret::PLURAL, name.as_str())?;
         let labels = known.map(|it| serde_json::from_value(it["metadata"]["labels"].clone()));
         let labels = labels.and_then(Result::ok).unwrap_or_default();
         let metadata = Metadata { name: name.clone(), project: None, labels };
         let document = Document::Secret(SecretDeclared { line: 1, metadata, data });
-        for applied in client.apply(&[document], &place.project, None)? {
+        for applied in client.apply(&[document], &place.project(), None)? {
             talk(&format!("secret {name} {}", applied.change));
         }
         Ok(Ended::Done)

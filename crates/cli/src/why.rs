@@ -33,7 +33,7 @@ impl Why {
                 chain(&client, &client.app(&self.place.app(&name.parse()?))?, &mut BTreeSet::new())?
             }
             INSTANCES => {
-                let instance = client.instance(&self.place.project, &name)?;
+                let instance = client.instance(&self.place.project(), &name)?;
                 of_instance(&client, &self.place, &instance)?
             }
             other => bail!("`why` knows apps and instances; {other} wait for nothing"),

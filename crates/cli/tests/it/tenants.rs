@@ -650,3 +650,86 @@ fn metrics_are_as_prometheus_wants_them() {
     assert!(!metrics.contains(CANARY) && !metrics.contains("hidden"), "{metrics}");
     assert_eq!(plane.ask(&people["chief"], "GET", "/metrics", None).status, 403);
 }
+
+#[test]
+fn declarations_are_compared_edited_and_explained() {
+    let plane = Plane::new();
+    let file = plane.directory.path().join("app.yaml");
+    let text = "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {name: one}\n\
+                spec: {components: {main: {command: [sleep, '1000'], replicas: 0}}}\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    let diff = |options: &[&str]| {
+        let output = plane.run(&[&["diff", "-f", &file], options].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = diff(&["--exit-code"]);
+    assert!(
+        code == Some(2) && said.contains("--- /dev/null") && said.contains("+      replicas: 0"),
+        "{said}"
+    );
+    plane.must("PUT", "/projects/default/apps/one", &sleeper(0));
+    std::fs::write(&file, text.replace("replicas: 0", "replicas: 0, update: {soak: 1ms}")).unwrap();
+    assert_eq!(diff(&["--exit-code"]), (Some(0), String::new()));
+    std::fs::write(&file, text.replace("replicas: 0", "replicas: 2, update: {soak: 1ms}")).unwrap();
+    let (code, said) = diff(&[]);
+    assert!(code == Some(0) && said.contains("-      replicas: 0\n+      replicas: 2"), "{said}");
+
+    let edit = |script: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command.args(["edit", "app/one"]).env("PLIMSOLL_DATA_DIR", plane.data()).env_remove("VISUAL");
+        let output = command.env("EDITOR", script).env("TMPDIR", plane.directory.path()).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(edit("true"), (true, "nothing was changed\n".to_owned()));
+    let (is_done, said) = edit("sed -i 's/soak: 1ms/soak: 2ms/'");
+    assert!(is_done && said.contains("app default/one changed"), "{said}");
+    let app = plane.must("GET", "/projects/default/apps/one", &Value::Null);
+    assert_eq!(app["spec"]["components"]["main"]["update"]["soak"], "2ms");
+    let (is_done, said) = edit("sed -i 's/replicas: 0/replicas: many/'");
+    assert!(!is_done && said.contains("your text is in /") && said.contains("replicas"), "{said}");
+    assert!(!edit("false").0);
+
+    let explained = plane.run(&["explain", "app.spec.components.replicas"]);
+    assert!(String::from_utf8(explained.stdout).unwrap().contains("How many equal copies run."));
+    let unknown = String::from_utf8(plane.run(&["explain", "app.spec.componets"]).stderr).unwrap();
+    assert!(unknown.contains("there is no app.spec.componets; there are components, target"), "{unknown}");
+}
+
+#[test]
+fn a_context_says_what_no_option_does() {
+    let plane = Plane::new();
+    plane.project("a", &json!({"ada": "deployer"}));
+    let token = plane.token("of-ada", "ada");
+    let home = plane.directory.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let file = home.join("token");
+    std::fs::write(&file, &token).unwrap();
+    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command.args(arguments).env_clear().env("HOME", &home).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = run(&[], &["get"]);
+    assert!(code == Some(1) && said.contains("start one with `plimsoll server`"), "{said}");
+    let file = file.display().to_string();
+    let set = ["config", "set-context", "there", "--server", &plane.url, "--token-file", &file];
+    assert_eq!(run(&[], &[&set[..], &["--project", "a"]].concat()).0, Some(0));
+    assert!(run(&[], &["auth", "whoami"]).1.contains("ada"));
+    assert_eq!(run(&[], &["auth", "can-i", "write"]), (Some(0), "yes\n".to_owned()));
+    assert_eq!(run(&[], &["auth", "can-i", "manage"]), (Some(1), "no\n".to_owned()));
+    assert_eq!(run(&[("PLIMSOLL_PROJECT", "b")], &["auth", "can-i", "read"]).0, Some(1));
+    let (_, origins) = run(&[("PLIMSOLL_PROJECT", "b")], &["config", "view", "--show-origin"]);
+    for wanted in ["context", "PLIMSOLL_PROJECT", "default"] {
+        assert!(origins.contains(wanted), "{wanted} is missing in {origins}");
+    }
+    assert!(run(&[], &["config", "view"]).1.contains("current-context = \"there\""));
+    assert!(run(&[], &["config", "get-contexts"]).1.contains("*  there"));
+    let (code, said) = run(&[], &["get", "--context", "nowhere"]);
+    assert!(code == Some(1) && said.contains("no context nowhere; it has there"), "{said}");
+    std::fs::write(home.join(".config/plimsoll/config.toml"), "curent-context = \"x\"").unwrap();
+    let (code, said) = run(&[], &["get"]);
+    assert!(code == Some(1) && said.contains("config.toml") && said.contains("curent-context"), "{said}");
+}
