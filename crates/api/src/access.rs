@@ -16,7 +16,7 @@ use axum::{Extension, Json};
 use plimsoll_model::Project;
 use plimsoll_model::access::{Restriction, Role};
 use plimsoll_model::id::{Digest, ObjectName, ProjectName, UserName};
-use plimsoll_server::{Caller, Server};
+use plimsoll_server::{Caller, Server, TOKEN_PREFIX};
 use plimsoll_store::{Query, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,7 @@ pub(crate) fn load_or_make(data: &Path) -> io::Result<Digest> {
 }
 
 fn make(path: &Path) -> io::Result<String> {
-    let token = format!("plim_{}", plimsoll_server::random_text()?);
+    let token = format!("{TOKEN_PREFIX}{}", plimsoll_server::random_text()?);
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
     writeln!(file, "{token}")?;
     file.sync_all()?;

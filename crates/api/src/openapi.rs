@@ -1,5 +1,7 @@
 //! The document of the API (`OpenAPI` 3.1), made from the table of kinds and from the schemas that validate.
 
+use std::sync::LazyLock;
+
 use plimsoll_manifest::DocumentKind;
 use plimsoll_model::object::KindScope;
 use serde_json::{Map, Value, json};
@@ -8,8 +10,13 @@ use crate::kinds::{Origin, Resource};
 use crate::problem::Sort;
 use crate::wire::API_VERSION;
 
-/// The document, as `/openapi.json` serves it.
-pub fn openapi() -> Value {
+/// The document, as `/openapi.json` serves it; made once.
+pub fn openapi() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(make);
+    &DOCUMENT
+}
+
+fn make() -> Value {
     let mut schemas = common_schemas();
     let mut paths = fixed_paths();
     for resource in Resource::ALL {
@@ -470,7 +477,7 @@ mod tests {
     #[test]
     fn the_committed_document_is_this_one() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
-        let text = serde_json::to_string_pretty(&openapi()).unwrap() + "\n";
+        let text = serde_json::to_string_pretty(openapi()).unwrap() + "\n";
         if std::env::var_os("PLIMSOLL_WRITE").is_some() {
             std::fs::write(path, &text).unwrap();
         }

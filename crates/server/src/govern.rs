@@ -24,14 +24,26 @@ fn first() -> Query {
     Query { limit: 1, ..Query::default() }
 }
 
+/// Reads what another object needs. If it is there and stays, the batch holds only while it is as it was read.
+pub(crate) async fn require<K: Kind>(
+    store: &Store,
+    batch: Batch,
+    key: &ObjectKey,
+) -> Result<(Batch, Option<Object<K>>), StoreError> {
+    let found = store.get::<K>(&Scope::All, key).await?.filter(|it| it.meta.deleting.is_none());
+    Ok(match &found {
+        Some(object) => (batch.require(key, Some(object)), found),
+        None => (batch, None),
+    })
+}
+
 /// A target that is named must be there, and stays while it is.
 async fn require_target(writer: &Writer<'_>, batch: Batch, name: &TargetName) -> Result<Batch, ApplyError> {
     let key = ObjectKey::of_installation(name.as_str().parse().expect("a target's name is an object's"));
-    let found =
-        writer.server.store().get::<Target>(&Scope::All, &key).await.map_err(failed::<Target>(&key))?;
-    match found.filter(|it| it.meta.deleting.is_none()) {
-        Some(found) => Ok(batch.require(&key, Some(&found))),
-        None => Err(ApplyError::Absent { kind: Target::NAME, key }),
+    let found = require::<Target>(writer.server.store(), batch, &key).await;
+    match found.map_err(failed::<Target>(&key))? {
+        (batch, Some(_)) => Ok(batch),
+        (_, None) => Err(ApplyError::Absent { kind: Target::NAME, key }),
     }
 }
 
@@ -76,10 +88,10 @@ impl Governed for Secret {
     ) -> Result<Batch, ApplyError> {
         let Some(project) = &key.project else { return Ok(batch) };
         let place = ObjectKey::of_installation(name_of_project(project));
-        let found = writer.server.store().get::<Project>(&Scope::All, &place).await;
-        match found.map_err(failed::<Self>(key))?.filter(|it| it.meta.deleting.is_none()) {
-            Some(found) => Ok(batch.require(&place, Some(&found))),
-            None => Err(AccessError::NoProject(project.clone()).into()),
+        let found = require::<Project>(writer.server.store(), batch, &place).await;
+        match found.map_err(failed::<Self>(key))? {
+            (batch, Some(_)) => Ok(batch),
+            (_, None) => Err(AccessError::NoProject(project.clone()).into()),
         }
     }
 

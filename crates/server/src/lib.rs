@@ -38,4 +38,4 @@ pub use plan::{OtherPlan, Planned, identity, plan, review};
 pub use plimsoll_driver::DriverError;
 pub use server::{Server, Settings, StartError};
 pub use store::StoreChoiceError;
-pub use tokens::{NewToken, TokenError};
+pub use tokens::{NewToken, TOKEN_PREFIX, TokenError};

@@ -124,7 +124,8 @@ impl Meter {
             return;
         }
         let before = unsettled.get(key).and_then(|state| state.since);
-        let since = if matches!(outcome, Outcome::Settled) { None } else { before.or_else(|| Some(now())) };
+        let since =
+            if matches!(outcome, Outcome::Settled) { None } else { before.or_else(|| Some(Instant::now())) };
         unsettled.insert(key.clone(), State { outcome: name, since });
     }
 
@@ -151,10 +152,6 @@ impl Meter {
     }
 }
 
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// A reconciler whose passes are measured.
 pub(crate) struct Metered<R> {
     pub(crate) inner: R,
@@ -164,7 +161,7 @@ pub(crate) struct Metered<R> {
 impl<R: Reconciler> Reconciler for Metered<R> {
     fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> Fut<'a, Look> {
         Box::pin(async move {
-            let began = now();
+            let began = Instant::now();
             let look = self.inner.reconcile(key).await;
             self.meter.pass(key, &look.outcome, began.elapsed());
             look

@@ -13,6 +13,7 @@ use plimsoll_model::{App, AppSpec, Object, ObjectKey, Project};
 use plimsoll_store::{Batch, New, Query, Scope, Store, StoreError};
 
 use crate::access::name_of_project;
+use crate::govern::require;
 
 /// What an admission found.
 pub(crate) enum Admission {
@@ -34,11 +35,8 @@ pub(crate) async fn admit(
     at: Timestamp,
 ) -> Result<Admission, StoreError> {
     let key = ObjectKey::of_installation(name_of_project(project));
-    let object = store.get::<Project>(&Scope::All, &key).await?;
-    let Some(object) = object.filter(|it| it.meta.deleting.is_none()) else {
-        return Ok(Admission::NoProject);
-    };
-    let batch = batch.require(&key, Some(&object));
+    let (batch, object) = require::<Project>(store, batch, &key).await?;
+    let Some(object) = object else { return Ok(Admission::NoProject) };
     let usage = store.get::<Usage>(&Scope::All, &key).await?;
     let before = old.map(|old| Demand::of(&old.spec, &old.operations)).unwrap_or_default();
     let wanted = Demand::of(spec, operations);

@@ -19,7 +19,7 @@ use crate::apply::{ApplyError, Terms};
 use crate::data::random_text;
 
 /// What a token begins with, so that tools that look for lost secrets know it.
-pub(crate) const PREFIX: &str = "plim_";
+pub const TOKEN_PREFIX: &str = "plim_";
 
 /// A token that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub enum TokenError {
 
 /// The name within a token's text.
 pub(crate) fn name_of(text: &str) -> Option<ObjectName> {
-    let (name, _) = text.strip_prefix(PREFIX)?.rsplit_once('_')?;
+    let (name, _) = text.strip_prefix(TOKEN_PREFIX)?.rsplit_once('_')?;
     name.parse().ok()
 }
 
@@ -96,7 +96,7 @@ impl Server {
         if let Some(end) = new.expires.filter(|end| *end <= now) {
             return Err(TokenError::Past(end));
         }
-        let text = format!("{PREFIX}{}_{}", new.name, random_text()?);
+        let text = format!("{TOKEN_PREFIX}{}_{}", new.name, random_text()?);
         let spec = TokenSpec {
             hash: Digest::of_bytes(text.as_bytes()),
             user,
