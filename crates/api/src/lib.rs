@@ -18,6 +18,9 @@
 //! | `GET /projects/{project}/apps/{name}/logs` | what its copies said |
 //! | `POST /tokens` | a new token, shown once |
 //! | `GET /audit` | who changed what |
+//! | `POST /backup` | a backup of this moment, encrypted for its recipients |
+//! | `GET /hold`, `DELETE /hold` | what the release of a restore would do; releasing it |
+//! | `POST /migrate` | moving everything to a PostgreSQL database |
 //! | `GET /whoami` | who the caller is, and in which projects what |
 //! | `GET /router` | where routes are served |
 //!
@@ -39,6 +42,7 @@ mod serve;
 mod tokens;
 mod verbs;
 mod watch;
+mod whole;
 mod wire;
 mod write;
 

@@ -395,8 +395,40 @@ fn fixed_paths() -> Map<String, Value> {
         ),
         (format!("{base}/router"), asked(Operation::new("router", "Where routes are served"), &object)),
         (format!("{base}/audit"), asked(audit, &items)),
+        (format!("{base}/backup"), backup()),
+        (format!("{base}/hold"), hold()),
+        (format!("{base}/migrate"), migrate()),
     ];
     paths.into_iter().chain(verb_paths()).collect()
+}
+
+fn backup() -> Value {
+    let keys = json!({"type": "array", "minItems": 1, "items": {"type": "string"}});
+    let new = json!({"type": "object", "required": ["recipients"], "properties": {"recipients": keys}});
+    let file = json!({
+        "description": "The backup, an age file.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    });
+    let backup = Operation::new("backup", "A backup of this moment, encrypted for its recipients");
+    json!({"post": backup.body(&["application/json"], &new).answers(200, file).build()})
+}
+
+fn hold() -> Value {
+    let get = Operation::new("getHold", "What the release of a restore would do; null if nothing is on hold");
+    let delete = Operation::new("releaseHold", "Let everything be done after a restore");
+    let released = json!({"type": "object", "required": ["released"]});
+    json!({
+        "get": get.answers(200, answer(&json!({"type": ["object", "null"]}))).build(),
+        "delete": delete.answers(200, answer(&released)).build(),
+    })
+}
+
+fn migrate() -> Value {
+    let to = json!({"type": "string", "description": "The address of a PostgreSQL database."});
+    let new = json!({"type": "object", "required": ["to"], "properties": {"to": to}});
+    let migrate = Operation::new("migrate", "Move everything to a PostgreSQL database");
+    let migrate = migrate.body(&["application/json"], &new).refuses(&[Sort::Conflict]);
+    json!({"post": migrate.answers(200, answer(&json!({"type": "object"}))).build()})
 }
 
 fn number(name: &str) -> Value {

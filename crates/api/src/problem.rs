@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plimsoll_model::id::PathHash;
-use plimsoll_server::{AccessError, ApplyError, OtherPlan, TokenError};
+use plimsoll_server::{AccessError, ApplyError, BackupError, HoldError, MigrateError, OtherPlan, TokenError};
 use plimsoll_store::StoreError;
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ impl Problem {
 }
 
 /// A text with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -162,7 +162,7 @@ impl From<StoreError> for Problem {
             StoreError::Conflict { .. } => Sort::Conflict,
             StoreError::OutOfScope { .. } => Sort::Forbidden,
             StoreError::Expired => Sort::Gone,
-            StoreError::Unavailable(_) | StoreError::Lost => Sort::Unavailable,
+            StoreError::Unavailable(_) | StoreError::Lost | StoreError::ReadOnly(_) => Sort::Unavailable,
             StoreError::Corrupt { .. } => Sort::Internal,
         };
         Self::new(sort, chain(&error))
@@ -206,6 +206,35 @@ impl From<TokenError> for Problem {
             TokenError::Exists(_) => Self::new(Sort::Conflict, chain(&error)),
             TokenError::Past(_) => Self::new(Sort::Invalid, chain(&error)),
             TokenError::System(_) => Self::new(Sort::Internal, chain(&error)),
+        }
+    }
+}
+
+/// Only what can be wrong with the request itself gets here: what fails later ends the answer.
+impl From<BackupError> for Problem {
+    fn from(error: BackupError) -> Self {
+        Self::new(Sort::Invalid, chain(&error))
+    }
+}
+
+impl From<HoldError> for Problem {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Store(error) => error.into(),
+            HoldError::Driver(_) => Self::new(Sort::Unavailable, chain(&error)),
+            HoldError::Io(_) => Self::new(Sort::Internal, chain(&error)),
+        }
+    }
+}
+
+impl From<MigrateError> for Problem {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Store(error) => error.into(),
+            MigrateError::Choice(_) | MigrateError::Open(_) => Self::new(Sort::Conflict, chain(&error)),
+            MigrateError::Content(_) | MigrateError::Different | MigrateError::Io(_) => {
+                Self::new(Sort::Internal, chain(&error))
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 
 use crate::problem::{Problem, Sort};
 use crate::wire::API_VERSION;
-use crate::{access, logs, objects, tokens, verbs, write};
+use crate::{access, logs, objects, tokens, verbs, whole, write};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -88,6 +88,9 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
         .route("/whoami", get(access::whoami))
         .route("/router", get(router))
         .route("/audit", get(tokens::audit))
+        .route("/backup", post(whole::back_up))
+        .route("/hold", get(whole::hold).delete(whole::release))
+        .route("/migrate", post(whole::migrate))
         .route("/tokens", get(objects::list_tokens).post(tokens::create))
         .route("/projects/{project}/apply", post(verbs::apply))
         .route("/projects/{project}/plan", post(verbs::plan))

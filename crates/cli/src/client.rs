@@ -11,6 +11,7 @@ use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::object::{Metadata, Observed};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
+use plimsoll_server::{Migrated, OnHold};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -387,6 +388,46 @@ impl Client {
     /// Who this client speaks for, and in which projects what.
     pub(crate) fn whoami(&self) -> anyhow::Result<WhoAmI> {
         Ok(serde_json::from_value(self.get(&format!("{BASE}/whoami"))?)?)
+    }
+
+    /// Sends a request whose answer is a file, however long it takes, and says how long the file is.
+    pub(crate) fn download(&self, path: &str, body: &[u8], file: &mut std::fs::File) -> anyhow::Result<u64> {
+        let mut response = self.patiently("POST", path, body)?;
+        if !response.status().is_success() {
+            answer(response)?;
+            bail!("the server answered something else than a file");
+        }
+        let mut reader = response.body_mut().with_config().limit(u64::MAX).reader();
+        std::io::copy(&mut reader, file).context("the file did not come whole")
+    }
+
+    /// Sends a request whose answer may take as long as it wants.
+    fn patiently(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Response<ureq::Body>> {
+        let agent: Agent =
+            Agent::config_builder().http_status_as_error(false).timeout_connect(Some(ANSWER)).build().into();
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}/{BASE}/{path}", self.base))
+            .header("Authorization", format!("Bearer {}", self.token))
+            .header("Content-Type", "application/json")
+            .body(body)?;
+        Ok(agent.run(request)?)
+    }
+
+    /// What the release of a restore would do, if there is one.
+    pub(crate) fn hold(&self) -> anyhow::Result<Option<OnHold>> {
+        Ok(serde_json::from_value(self.get(&format!("{BASE}/hold"))?)?)
+    }
+
+    /// Lets everything be done after a restore.
+    pub(crate) fn release(&self) -> anyhow::Result<()> {
+        self.send("DELETE", &format!("{BASE}/hold"), b"").map(drop)
+    }
+
+    /// Moves everything to a database.
+    pub(crate) fn migrate(&self, to: &str) -> anyhow::Result<Migrated> {
+        let body = serde_json::to_vec(&json!({"to": to}))?;
+        Ok(serde_json::from_value(answer(self.patiently("POST", "migrate", &body)?)?)?)
     }
 
     /// Records of the audit log after a number.

@@ -68,7 +68,8 @@ impl Host {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
             let HostOptions { http_port, store } = options;
-            let server = Arc::new(Server::start(Settings { data, program, http_port, store }).await?);
+            let server =
+                Arc::new(Server::start(Settings { data, program, http_port, store, drivers: None }).await?);
             let (endpoint, serving) = plimsoll_api::serve(server.clone()).await?;
             tokio::spawn(serving);
             tokio::spawn(async move {

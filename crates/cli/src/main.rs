@@ -3,6 +3,7 @@
 //! Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 changes found (only
 //! with `--exit-code`), 64 wrong usage, 124 a wait that timed out. What the commands do lives in the other crates.
 
+mod backup;
 mod client;
 mod config;
 mod describe;
@@ -90,6 +91,11 @@ enum Command {
     Auth(people::Auth),
     /// Print who changed what, the oldest first
     Audit(people::Audit),
+    /// Backups: everything of an installation in one encrypted file
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Move everything from the file in the data directory to a PostgreSQL database
+    Migrate(backup::Migrate),
     /// List the kinds of objects
     ApiResources,
     /// Say what a field of a document is for: app, app.spec.components.update
@@ -194,6 +200,8 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Edit(edit) => edit.run(),
         Command::Explain(explain) => explain.run(),
         Command::Config(config) => config.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Migrate(migrate) => migrate.run(),
         Command::ApiResources => Ok(people::api_resources()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());

@@ -163,7 +163,7 @@ fn json(planned: &[Planned]) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&value)?)
 }
 
-fn text_of(name: &ObjectName, path: &Path) -> String {
+pub(crate) fn text_of(name: &ObjectName, path: &Path) -> String {
     use std::fmt::Write as _;
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut out = String::new();

@@ -28,6 +28,13 @@ pub struct AppSpec {
     pub components: BTreeMap<ComponentName, Component>,
 }
 
+impl AppSpec {
+    /// Programs that were uploaded for it, listings of trees unopened.
+    pub fn content(&self) -> impl Iterator<Item = Digest> {
+        self.components.values().filter_map(|it| it.program.as_ref().and_then(|program| program.digest))
+    }
+}
+
 /// One workload of an App: a long-running service with any number of equal copies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -54,6 +54,14 @@ pub enum Action {
     Operate,
     /// Delete it.
     Delete,
+    /// Take everything away in a file, which only the holder of a key can read.
+    Backup,
+    /// Put everything back to what a backup holds; nothing is done until it is released.
+    Restore,
+    /// Let what was restored be done.
+    Release,
+    /// Move everything to another store.
+    Migrate,
 }
 
 impl fmt::Display for Action {
@@ -63,6 +71,10 @@ impl fmt::Display for Action {
             Self::Change => "change",
             Self::Operate => "operate",
             Self::Delete => "delete",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Release => "release",
+            Self::Migrate => "migrate",
         })
     }
 }

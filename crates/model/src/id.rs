@@ -193,6 +193,11 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// A SHA-256 that was taken piece by piece.
+    pub fn of_hash(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// Digest of a value's canonical JSON (struct fields in declaration order, map keys sorted).
     ///
     /// # Panics

@@ -114,6 +114,11 @@ pub struct AppRevision {
 }
 
 impl AppRevision {
+    /// What of the content store it is made of, listings of trees unopened.
+    pub fn content(&self) -> impl Iterator<Item = Digest> {
+        self.components.values().filter_map(|it| it.content.as_ref().and_then(Content::digest))
+    }
+
     /// The component revisions by identity.
     pub fn hashes(&self) -> BTreeMap<ComponentName, ComponentHash> {
         self.components.iter().map(|(name, revision)| (name.clone(), revision.hash())).collect()

@@ -175,6 +175,8 @@ pub enum Reason {
     },
     /// A person paused the rollout.
     Paused,
+    /// Everything was restored from a backup: nothing is done until a person has seen what that would be.
+    OnHold,
 }
 
 /// Whose move it is.
@@ -220,7 +222,8 @@ impl Reason {
             | Self::RouteTaken { .. }
             | Self::Rejected { .. }
             | Self::GateFailed { .. }
-            | Self::Paused => Owner::Person,
+            | Self::Paused
+            | Self::OnHold => Owner::Person,
         }
     }
 
@@ -275,6 +278,7 @@ impl Reason {
             }
             Self::GateFailed { .. } => "change the component; it is tried again meanwhile".into(),
             Self::Paused => "plimsoll rollout resume".into(),
+            Self::OnHold => "see what would be done, and let it be done: plimsoll backup release".into(),
         }
     }
 }
@@ -319,6 +323,7 @@ impl fmt::Display for Reason {
                 write!(f, "the rollout failed ({verdict}) and nothing older was good")
             }
             Self::Paused => f.write_str("a person paused the rollout"),
+            Self::OnHold => f.write_str("everything was restored from a backup and is on hold"),
         }
     }
 }

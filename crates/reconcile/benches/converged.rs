@@ -19,7 +19,7 @@ use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::status::Outcome;
 use plimsoll_model::{App, ObjectKey};
-use plimsoll_reconcile::{AppReconciler, Drivers, Identity, Opener, Settings};
+use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, Opener, Settings};
 use plimsoll_store::{Batch, Memory, New, Scope, Store};
 
 /// How long is measured.
@@ -50,7 +50,7 @@ fn main() {
     let reconciler = AppReconciler::new(
         store.clone(),
         Drivers::new().with(node.clone()).with(router),
-        Identity { installation: here, epoch: Epoch(1) },
+        Identity { installation: here, epoch: Epoch(1), hold: Hold::default() },
         Arc::new(NoClock),
         Arc::new(NoSecrets),
         Settings::default(),

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::panic::Location;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Fut, Look, Reconciler};
 use plimsoll_model::id::{Epoch, InstallationId, TargetName};
 use plimsoll_model::quantity::Span;
-use plimsoll_model::status::Outcome;
+use plimsoll_model::status::{AppStatus, Outcome};
 use plimsoll_model::step::Plan;
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::ServiceIp;
@@ -21,13 +22,36 @@ use crate::execute::{self, Failure, Opener};
 use crate::record;
 use crate::surroundings;
 
-/// Whose plans are carried out.
+/// Whose plans are carried out, and whether any are.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The installation, part of every mark.
     pub installation: InstallationId,
     /// Raised by a restore.
     pub epoch: Epoch,
+    /// Whether to look only.
+    pub hold: Hold,
+}
+
+/// Whether to look only: after a restore the store may know less than the world. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Hold(Arc<AtomicBool>);
+
+impl Hold {
+    /// A hold that lasts until it is released, if there is one.
+    pub fn new(is_on: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(is_on)))
+    }
+
+    /// Whether nothing may be done.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Lets everything be done from now on.
+    pub fn release(&self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// How passes are carried out.
@@ -105,6 +129,9 @@ impl AppReconciler {
         let mut input = self.read(&app).await?;
         for _ in 0..CLAIM_ATTEMPTS {
             let decision = decide(&input);
+            if self.identity.hold.is_on() {
+                return self.look(&app, decision).await;
+            }
             if decision.gone {
                 record::forget(&self.store, &app).await?;
                 return Ok(ended(Outcome::Gone, None));
@@ -121,6 +148,21 @@ impl AppReconciler {
             }
         }
         Ok(ended(Outcome::Advanced, None))
+    }
+
+    /// Writes down what is seen, and does nothing about it.
+    async fn look(&self, app: &Object<App>, decision: Decision) -> Result<Ended, StoreError> {
+        let waits = vec![Wait::new(None, Reason::OnHold, FAILURE_DEADLINE)];
+        let held = ended(Outcome::Stalled(waits), decision.next_look);
+        let old = app.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
+        let outcome =
+            record::outcome(old.outcome.as_ref(), &held.outcome, self.clock.now(), held.site.to_string());
+        let status = AppStatus { components: decision.components, outcome: Some(outcome), ..old };
+        if app.status.as_ref().is_none_or(|old| old.value != status || old.of != app.meta.generation) {
+            let batch = plimsoll_store::Batch::new().report(app, status, self.clock.now());
+            self.store.commit(&Scope::All, batch).await?;
+        }
+        Ok(held)
     }
 
     /// Makes a decision current and carries out its steps.

@@ -16,9 +16,9 @@ mod orphans;
 mod record;
 mod surroundings;
 
-pub use app::{AppReconciler, Identity, Settings};
+pub use app::{AppReconciler, Hold, Identity, Settings};
 pub use drivers::Drivers;
 pub use execute::Opener;
 pub use hints::{Apps, follow};
-pub use orphans::{Orphan, Orphans};
+pub use orphans::{Orphan, Orphans, SweepError};
 pub use surroundings::{DEFAULT_TARGET, route_claim};

@@ -43,22 +43,36 @@ impl Orphans {
         Self { store, drivers, identity, first_seen: BTreeMap::new() }
     }
 
+    /// Looks at every node once, and does nothing about what it finds.
+    ///
+    /// # Errors
+    /// When the store or a driver does not answer; then nothing is concluded about what it holds.
+    pub async fn find(&self) -> Result<Vec<Orphan>, SweepError> {
+        let mut found = Vec::new();
+        for (scope, driver) in self.drivers.nodes() {
+            for marked in driver.inventory().await? {
+                if marked.installation == self.identity.installation && !self.is_owned(&marked).await? {
+                    found.push(Orphan { scope: scope.clone(), marked });
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Looks at every node once: returns the orphans, and takes a step towards removing those whose grace
     /// time is over.
     ///
     /// # Errors
     /// When the store or a driver does not answer; then nothing is concluded about what it holds.
     pub async fn sweep(&mut self) -> Result<Vec<Orphan>, SweepError> {
-        let mut found = Vec::new();
+        let found = self.find().await?;
+        if self.identity.hold.is_on() {
+            return Ok(found);
+        }
         let drivers = self.drivers.clone();
-        for (scope, driver) in drivers.nodes() {
-            for marked in driver.inventory().await? {
-                if marked.installation != self.identity.installation || self.is_owned(&marked).await? {
-                    self.first_seen.remove(&(scope.clone(), marked.instance));
-                    continue;
-                }
-                self.handle(&**driver, scope, &marked).await?;
-                found.push(Orphan { scope: scope.clone(), marked });
+        for Orphan { scope, marked } in &found {
+            if let Some(driver) = drivers.get(scope) {
+                self.handle(&**driver, scope, marked).await?;
             }
         }
         self.first_seen.retain(|(scope, instance), _| {

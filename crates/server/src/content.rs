@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use plimsoll_model::App;
 use plimsoll_model::id::Digest;
 use plimsoll_model::kind::AppRevisions;
-use plimsoll_model::revision::{Content, Listing};
+use plimsoll_model::revision::Listing;
 use plimsoll_store::{Query, Scope, Store, StoreError};
 
 /// Held while content comes or goes: two uploads of the same bytes, or one and the look for what nobody names, would be in
@@ -58,29 +58,37 @@ pub(crate) enum CollectError {
 pub(crate) async fn collect(store: &Store, content: &Path) -> Result<(), CollectError> {
     let mut named = BTreeSet::new();
     for app in store.list::<App>(&Scope::All, &Query::default()).await? {
-        let programs = app.spec.components.values().filter_map(|component| component.program.as_ref());
-        named.extend(programs.filter_map(|program| program.digest));
+        named.extend(app.spec.content());
     }
     for kept in store.list::<AppRevisions>(&Scope::All, &Query::default()).await? {
-        let components = kept.spec.components.values();
-        named.extend(components.filter_map(|it| it.content.as_ref().and_then(Content::digest)));
+        named.extend(kept.spec.content());
     }
     let content = content.to_owned();
     let removed = tokio::task::spawn_blocking(move || remove_all_but(&content, named)).await;
     Ok(removed.map_err(io::Error::other)??)
 }
 
-fn remove_all_but(content: &Path, mut named: BTreeSet<Digest>) -> io::Result<()> {
+/// What is named, with what the listings among it name.
+pub(crate) fn with_listed(content: &Path, mut named: BTreeSet<Digest>) -> io::Result<BTreeSet<Digest>> {
     for digest in named.clone() {
-        // Whatever is not the listing of a tree is a program.
-        let listing = match std::fs::read(content.join(digest.to_string())) {
-            Ok(bytes) => serde_json::from_slice::<Listing>(&bytes).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        match std::fs::read(content.join(digest.to_string())) {
+            Ok(bytes) => named.extend(listed(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // It may be a listing: whatever it names must stay.
             Err(error) => return Err(error),
-        };
-        named.extend(listing.into_iter().flat_map(|it| it.files.into_values()).map(|file| file.digest));
+        }
     }
+    Ok(named)
+}
+
+/// What content names, if it is the listing of a tree; whatever is none is a program.
+pub(crate) fn listed(bytes: &[u8]) -> impl Iterator<Item = Digest> + use<> {
+    let listing = serde_json::from_slice::<Listing>(bytes).ok();
+    listing.into_iter().flat_map(|it| it.files.into_values()).map(|file| file.digest)
+}
+
+fn remove_all_but(content: &Path, named: BTreeSet<Digest>) -> io::Result<()> {
+    let named = with_listed(content, named)?;
     for entry in std::fs::read_dir(content)? {
         let entry = entry?;
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use plimsoll_model::id::{Epoch, InstallationId};
+use plimsoll_model::object::Timestamp;
 use plimsoll_shim::{read, write_durably};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -29,11 +30,37 @@ pub struct DataDirectory {
     _lock: File,
 }
 
+/// What is written down of an installation outside of its store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Identity {
     installation: InstallationId,
     epoch: Epoch,
+    #[serde(default)]
+    state: State,
+}
+
+/// Whether an installation may do what its store declares.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum State {
+    /// It may.
+    #[default]
+    Live,
+    /// A restore has begun, and not finished: key and store may not belong together.
+    Restoring,
+    /// It was restored: a person has to see first what would be done.
+    Held(Held),
+}
+
+/// A restore that was not released yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// When everything was restored.
+    pub since: Timestamp,
+    /// When the backup was taken: whatever was done after that is not known here.
+    pub taken: Timestamp,
 }
 
 /// Why a data directory cannot be used.
@@ -53,6 +80,26 @@ pub enum DataError {
         /// The directory.
         path: PathBuf,
     },
+    /// A restore of it was cut off.
+    #[error(
+        "a restore of {} has not finished, and what is there may not belong together: run it again", path.display()
+    )]
+    HalfRestored {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It belongs to another installation than what is to be restored.
+    #[error(
+        "{} holds installation {own}, and the backup is of {other}: choose another directory", path.display()
+    )]
+    OtherInstallation {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        own: InstallationId,
+        /// Whose the backup is.
+        other: InstallationId,
+    },
     /// It cannot be read or written.
     #[error("the data directory {} cannot be used", path.display())]
     Io {
@@ -70,6 +117,72 @@ impl DataDirectory {
     /// # Errors
     /// [`DataError`]; nothing was changed then but that the directory may have been made.
     pub fn take(path: &Path) -> Result<Self, DataError> {
+        let (path, lock) = Self::own(path)?;
+        let fail = |file: &str| {
+            let path = path.join(file);
+            move |source| DataError::Io { path, source }
+        };
+        let identity = match read::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))? {
+            Some(Identity { state: State::Restoring, .. }) => return Err(DataError::HalfRestored { path }),
+            Some(identity) => identity,
+            None => Self::found(&path).map_err(fail(""))?,
+        };
+        let key = Key::load_or_make(&path.join(KEY)).map_err(fail(KEY))?;
+        Ok(Self { path, identity, key, _lock: lock })
+    }
+
+    /// Takes a data directory for an installation that is about to be restored into it, with a key of its own. From here on
+    /// it is half restored until [`DataDirectory::restored`] says otherwise.
+    ///
+    /// # Errors
+    /// [`DataError`]; nothing was changed then but that the directory may have been made.
+    pub(crate) fn take_over(
+        path: &Path,
+        installation: &InstallationId,
+        epoch: Epoch,
+        key: &[u8],
+    ) -> Result<Self, DataError> {
+        let (path, lock) = Self::own(path)?;
+        let fail = |file: &str| {
+            let path = path.join(file);
+            move |source| DataError::Io { path, source }
+        };
+        let before = read::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))?;
+        if let Some(Identity { installation: own, .. }) = &before
+            && own != installation
+        {
+            return Err(DataError::OtherInstallation { own: own.clone(), other: installation.clone(), path });
+        }
+        let epoch = Epoch(before.map_or(epoch, |it| it.epoch.max(epoch)).0 + 1);
+        let identity = Identity { installation: installation.clone(), epoch, state: State::Restoring };
+        write_durably(&path, IDENTITY, &identity).map_err(fail(IDENTITY))?;
+        let key = Key::replace(&path.join(KEY), key, &path.join(format!("{KEY}.before-{epoch}")));
+        let key = key.map_err(fail(KEY))?;
+        Ok(Self { path, identity, key, _lock: lock })
+    }
+
+    /// Everything is restored, and on hold.
+    pub(crate) fn restored(&mut self, held: Held) -> io::Result<()> {
+        self.identity.state = State::Held(held);
+        write_durably(&self.path, IDENTITY, &self.identity)
+    }
+
+    /// The restore that was not released when the directory was taken.
+    pub fn held(&self) -> Option<Held> {
+        match self.identity.state {
+            State::Held(held) => Some(held),
+            State::Live | State::Restoring => None,
+        }
+    }
+
+    /// Writes down that a restore was released.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        let identity = Identity { state: State::Live, ..self.identity.clone() };
+        write_durably(&self.path, IDENTITY, &identity)
+    }
+
+    /// Makes a directory if it is not there, and locks it.
+    fn own(path: &Path) -> Result<(PathBuf, File), DataError> {
         let fail = |file: &Path| {
             let path = file.to_owned();
             move |source| DataError::Io { path, source }
@@ -83,12 +196,7 @@ impl DataDirectory {
         // Users of instances may pass through, and not look around.
         std::fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(fail(&path))?;
         let lock = Self::lock(&path)?;
-        let identity = match read::<Identity>(&path, IDENTITY).map_err(fail(&path.join(IDENTITY)))? {
-            Some(identity) => identity,
-            None => Self::found(&path).map_err(fail(&path))?,
-        };
-        let key = Key::load_or_make(&path.join(KEY)).map_err(fail(&path.join(KEY)))?;
-        Ok(Self { path, identity, key, _lock: lock })
+        Ok((path, lock))
     }
 
     fn lock(path: &Path) -> Result<File, DataError> {
@@ -122,7 +230,7 @@ impl DataDirectory {
         let installation = format!("i-{}", random_name()?);
         let installation =
             installation.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let identity = Identity { installation, epoch: Epoch(1) };
+        let identity = Identity { installation, epoch: Epoch(1), state: State::Live };
         write_durably(path, IDENTITY, &identity)?;
         Ok(identity)
     }
@@ -140,6 +248,11 @@ impl DataDirectory {
     /// Raised by every restore.
     pub fn epoch(&self) -> Epoch {
         self.identity.epoch
+    }
+
+    /// The key as it lies in the directory.
+    pub(crate) fn key_bytes(&self) -> io::Result<Vec<u8>> {
+        std::fs::read(self.path.join(KEY))
     }
 
     /// What seals secrets.

@@ -10,6 +10,7 @@
 //!   key                seals secrets; readable by its owner only
 //!   plimsoll.db        everything declared and everything recorded, unless a database keeps it
 //!   store.json         says that a database does
+//!   key.before-N       the key that a restore replaced
 //!   content/           the bytes of programs, by digest
 //!   node/              the local node, unless its users could not reach it here
 //! ```
@@ -18,10 +19,14 @@
 
 mod access;
 mod apply;
+mod backup;
 mod content;
 mod data;
+mod gate;
 mod govern;
+mod hold;
 mod meter;
+mod migrate;
 mod plan;
 mod quota;
 mod seal;
@@ -31,11 +36,15 @@ mod tokens;
 
 pub use access::{ADMINISTRATOR, AccessError, Caller};
 pub use apply::{Applied, ApplyError, Change, Terms, apply};
+pub use backup::{BackupError, Recipients, Restored, Verified, new_identity, restore, verify};
 pub use content::save_content;
-pub use data::{DataDirectory, DataError, random_text};
+pub use data::{DataDirectory, DataError, Held, random_text};
+pub use hold::{HoldError, OnHold, Unknown};
 pub use meter::Meter;
+pub use migrate::{MigrateError, Migrated};
 pub use plan::{OtherPlan, Planned, identity, plan, review};
 pub use plimsoll_driver::DriverError;
+pub use plimsoll_reconcile::Drivers;
 pub use server::{Server, Settings, StartError};
 pub use store::StoreChoiceError;
 pub use tokens::{NewToken, TOKEN_PREFIX, TokenError};

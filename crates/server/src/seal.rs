@@ -41,17 +41,39 @@ impl Key {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path)?,
             Err(error) => return Err(error),
         };
+        Self::from_bytes(&bytes)
+    }
+
+    /// A key from its bytes.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
         let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, "the key must have 32 bytes");
-        Ok(Self { cipher: Aes256GcmSiv::new_from_slice(&bytes).map_err(wrong)? })
+        Ok(Self { cipher: Aes256GcmSiv::new_from_slice(bytes).map_err(wrong)? })
+    }
+
+    /// Puts a key in the place of another one, which is kept beside it.
+    pub(crate) fn replace(path: &Path, bytes: &[u8], before: &Path) -> io::Result<Self> {
+        let key = Self::from_bytes(bytes)?;
+        match std::fs::read(path) {
+            Ok(old) if old == bytes => return Ok(key),
+            Ok(_) => std::fs::rename(path, before)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Self::write(path, bytes)?;
+        Ok(key)
     }
 
     fn make(path: &Path) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; KEY_LENGTH];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
+        Self::write(path, &bytes)?;
         Ok(bytes)
+    }
+
+    fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
     }
 
     /// Seals a value. The same value is sealed differently each time.

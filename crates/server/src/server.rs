@@ -10,18 +10,23 @@ use std::time::{Duration, SystemTime};
 use plimsoll_agent::{Agent, AgentError};
 use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Hints, Pace};
+use plimsoll_model::audit::Action;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Kind, ObjectKey, Project, Target};
-use plimsoll_reconcile::{AppReconciler, Apps, DEFAULT_TARGET, Drivers, Identity, Orphan, Orphans, follow};
+use plimsoll_reconcile::{
+    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Orphan, Orphans, SweepError, follow,
+};
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::access::Caller;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
+use crate::gate::Gate;
 use crate::meter::{Meter, Metered};
 use crate::plan::Reviews;
 use crate::seal::Key;
@@ -34,7 +39,7 @@ const SWEEP: Duration = Duration::from_mins(1);
 const TIDY: Duration = Duration::from_mins(10);
 
 /// How a control plane is set up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The data directory.
     pub data: PathBuf,
@@ -44,6 +49,8 @@ pub struct Settings {
     pub http_port: Option<u16>,
     /// The address of the database that keeps everything; a file in the data directory does if none is given.
     pub store: Option<String>,
+    /// Drivers in the place of the local node's: for whoever measures the control plane alone.
+    pub drivers: Option<Drivers>,
 }
 
 /// Why a control plane could not start.
@@ -84,6 +91,47 @@ impl Clock for WallClock {
     }
 }
 
+/// The local node: its agent and its router.
+struct LocalNode {
+    directory: PathBuf,
+    router: RouterDriver,
+    drivers: Drivers,
+}
+
+impl LocalNode {
+    async fn open(data: &DataDirectory, settings: &Settings, hints: &Hints) -> Result<Self, StartError> {
+        let directory = data.node()?;
+        let target: TargetName = DEFAULT_TARGET.parse().map_err(io::Error::other)?;
+        let program = settings.program.display().to_string();
+        let tables = data.path().join("router");
+        let installation = data.installation().to_string();
+        let mut command = vec![program.clone(), "router".into(), tables.display().to_string(), installation];
+        command.extend(settings.http_port.map(|port| port.to_string()));
+        let router = RouterDriver::new(target.clone(), tables, command);
+        if let Some(drivers) = settings.drivers.clone() {
+            return Ok(Self { directory, router, drivers });
+        }
+        let marker = hints.clone();
+        let agent = Agent::open(plimsoll_agent::Config {
+            directory: directory.clone(),
+            content: data.content(),
+            installation: data.installation().clone(),
+            target,
+            shim: vec![program, "shim".into()],
+            on_change: Arc::new(move |app| marker.mark(app)),
+        })?;
+        if let Some(wanted) = settings.http_port.filter(|port| *port != 0) {
+            // Who names a port wants that one. Without, a router that does not start is a wait like any other.
+            let served = router.address().await.map_err(StartError::Router)?;
+            if served.port() != wanted {
+                return Err(StartError::Served(served));
+            }
+        }
+        let drivers = Drivers::new().with(agent).with(router.clone());
+        Ok(Self { directory, router, drivers })
+    }
+}
+
 /// A control plane at work. It ends when this is dropped; what it keeps runs on.
 pub struct Server {
     data: DataDirectory,
@@ -96,6 +144,11 @@ pub struct Server {
     orphans: watch::Receiver<Vec<Orphan>>,
     hints: Hints,
     meter: Meter,
+    identity: Identity,
+    gate: Gate,
+    drivers: Drivers,
+    /// Held by whoever removes programs that nothing names, or needs them to stay.
+    pub(crate) tidying: Arc<tokio::sync::Mutex<()>>,
     _tasks: JoinSet<()>,
 }
 
@@ -106,38 +159,17 @@ impl Server {
     /// [`StartError`]; then the data directory is free again.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let data = DataDirectory::take(&settings.data)?;
-        let store = store::open(&data, settings.store.as_deref()).await?;
+        let gate = Gate::default();
+        let store = store::open(&data, settings.store.as_deref(), &gate).await?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         declare_defaults(&store, clock.now()).await?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let hints = Hints::new(u64::from_ne_bytes(seed));
-        let node = data.node()?;
-        let target: TargetName = DEFAULT_TARGET.parse().map_err(io::Error::other)?;
-        let program = settings.program.display().to_string();
-        let marker = hints.clone();
-        let agent = Agent::open(plimsoll_agent::Config {
-            directory: node.clone(),
-            content: data.content(),
-            installation: data.installation().clone(),
-            target: target.clone(),
-            shim: vec![program.clone(), "shim".into()],
-            on_change: Arc::new(move |app| marker.mark(app)),
-        })?;
-        let directory = data.path().join("router");
-        let mut command =
-            vec![program, "router".into(), directory.display().to_string(), data.installation().to_string()];
-        command.extend(settings.http_port.map(|port| port.to_string()));
-        let router = RouterDriver::new(target, directory, command);
-        if let Some(wanted) = settings.http_port.filter(|port| *port != 0) {
-            // Who names a port wants that one. Without, a router that does not start is a wait like any other.
-            let served = router.address().await.map_err(StartError::Router)?;
-            if served.port() != wanted {
-                return Err(StartError::Served(served));
-            }
-        }
-        let drivers = Drivers::new().with(agent).with(router.clone());
-        let identity = Identity { installation: data.installation().clone(), epoch: data.epoch() };
+        let LocalNode { directory: node, router, drivers } =
+            LocalNode::open(&data, &settings, &hints).await?;
+        let hold = Hold::new(data.held().is_some());
+        let identity = Identity { installation: data.installation().clone(), epoch: data.epoch(), hold };
         let reconciler = AppReconciler::new(
             store.clone(),
             drivers.clone(),
@@ -155,11 +187,14 @@ impl Server {
             Pace::default(),
         ));
         tasks.spawn(follow(store.clone(), hints.clone()));
-        let kept = router.clone();
-        tasks.spawn(async move { kept.keep().await });
+        if settings.drivers.is_none() {
+            let kept = router.clone();
+            tasks.spawn(async move { kept.keep().await });
+        }
         let (found, orphans) = watch::channel(Vec::new());
-        tasks.spawn(sweep(Orphans::new(store.clone(), drivers, identity), found));
-        tasks.spawn(tidy(store.clone(), data.content()));
+        tasks.spawn(sweep(Orphans::new(store.clone(), drivers.clone(), identity.clone()), found));
+        let tidying = Arc::default();
+        tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
         let reviews = Reviews::default();
         Ok(Self {
             data,
@@ -172,6 +207,10 @@ impl Server {
             orphans,
             hints,
             meter,
+            identity,
+            gate,
+            drivers,
+            tidying,
             _tasks: tasks,
         })
     }
@@ -216,6 +255,32 @@ impl Server {
         self.clock.now()
     }
 
+    /// Copies of this installation that no App owns now.
+    pub(crate) async fn find_orphans(&self) -> Result<Vec<Orphan>, SweepError> {
+        Orphans::new(self.store.clone(), self.drivers.clone(), self.identity.clone()).find().await
+    }
+
+    /// Records that something was done with the installation as a whole.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn note(&self, caller: &Caller, action: Action) -> Result<(), StoreError> {
+        let entry = self.of_installation(caller, action);
+        self.store.commit(&Scope::All, Batch::new().audited(entry)).await
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub(crate) fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
     pub(crate) fn reconciler(&self) -> &AppReconciler {
         &self.reconciler
     }
@@ -236,10 +301,14 @@ async fn sweep(mut orphans: Orphans, found: watch::Sender<Vec<Orphan>>) {
     }
 }
 
-async fn tidy(store: Store, content: PathBuf) {
+async fn tidy(store: Store, content: PathBuf, hold: Hold, tidying: Arc<tokio::sync::Mutex<()>>) {
     let mut ticks = tokio::time::interval(TIDY);
     loop {
         ticks.tick().await;
+        if hold.is_on() {
+            continue;
+        }
+        let _tidying = tidying.lock().await;
         // What is in the way now is tidied away at the next tick.
         content::collect(&store, &content).await.ok();
     }

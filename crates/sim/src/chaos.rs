@@ -12,7 +12,8 @@ use plimsoll_model::id::{Epoch, PlanHash, PlanNo, Uid};
 use plimsoll_model::step::{Action, Fence, Scope as DriverScope, Step};
 use plimsoll_model::{ObjectKey, Revision};
 use plimsoll_store::{
-    Backend, Batch, Fut, KindName, Memory, Page, Query, ResumeToken, Row, Scope, StoreError, Watch, Write,
+    Backend, Batch, Fut, KindName, Memory, Moment, Page, Query, ResumeToken, Row, Scope, StoreError, Watch,
+    Write,
 };
 
 use crate::audit::Audit;
@@ -149,6 +150,11 @@ impl Backend for ChaosStore {
             let oldest = history.front().cloned().flatten();
             Ok(if fault == Some(Fault::Stale) { oldest } else { row })
         })
+    }
+
+    /// Nothing under test reads a whole store.
+    fn moment(&self) -> Fut<'_, Result<Box<dyn Moment>, StoreError>> {
+        self.inner.moment()
     }
 
     fn list<'a>(

@@ -22,7 +22,7 @@ use plimsoll_model::status::{Outcome, OutcomeState};
 use plimsoll_model::step::{Fence, Step};
 use plimsoll_model::world::{Blockage, Instance, Phase};
 use plimsoll_model::{App, Object, ObjectKey};
-use plimsoll_reconcile::{AppReconciler, Drivers, Identity, Opener, Orphans, Settings};
+use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, Opener, Orphans, Settings};
 use plimsoll_store::{Memory, Query, Scope, Store};
 
 use crate::chaos::{self, Chaos, ChaosDriver, ChaosStore, Seen, Shared, Turn, lock};
@@ -197,7 +197,8 @@ impl World {
         let router = ChaosDriver { inner: self.router.clone(), chaos: chaos_, turn: turn_, seen: seen_ };
         let store = Store::new(backend);
         let drivers = Drivers::new().with(node).with(router);
-        let identity = Identity { installation: self.installation.clone(), epoch: Epoch(1) };
+        let identity =
+            Identity { installation: self.installation.clone(), epoch: Epoch(1), hold: Hold::default() };
         let clock = Arc::new(SimClock { millis: self.wall.clone() });
         let reconciler = AppReconciler::new(
             store.clone(),

@@ -52,6 +52,13 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// A file that cannot be made or removed.
+    pub fn io(error: std::io::Error) -> Self {
+        Self::Open(sqlx::Error::Io(error))
+    }
+}
+
 /// A database, as sessions of both kinds are got from it.
 #[derive(Clone)]
 pub(crate) enum Database {
@@ -64,7 +71,7 @@ type Opened<'a> = Fut<'a, Result<Box<dyn Session>, sqlx::Error>>;
 impl Database {
     /// Opens a file, creating it if needed, and brings its schema to this version.
     pub(crate) async fn sqlite(file: &Path) -> Result<Self, OpenError> {
-        keep_private(file).map_err(|error| OpenError::Open(sqlx::Error::Io(error)))?;
+        keep_private(file).map_err(OpenError::io)?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)

@@ -14,7 +14,9 @@ mod database;
 mod follow;
 mod session;
 mod sql;
+mod whole;
 mod writer;
 
 pub use database::OpenError;
 pub use sql::Sql;
+pub use whole::Filling;

@@ -7,13 +7,14 @@ use plimsoll_model::ObjectKey;
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{InstallationId, InvalidName, Uid};
 use plimsoll_store::{
-    Backend, Batch, Feed, Fut, KindName, Page, Query, ResumeToken, Row, Scope, StoreError, Watch,
+    Backend, Batch, Feed, Fut, KindName, Moment, Page, Query, ResumeToken, Row, Scope, StoreError, Watch,
 };
 use tokio::sync::Notify;
 
 use crate::database::{Database, OpenError};
 use crate::follow::{self, Followers};
 use crate::session::{Found, Value};
+use crate::whole::Snapshot;
 use crate::writer::Writer;
 
 /// A store in an SQL database. Clones share it.
@@ -71,7 +72,7 @@ pub(crate) fn key_of(project: &str, name: &str) -> Result<ObjectKey, InvalidName
 const COLUMNS: &str =
     "select revision, project, name, meta, spec, operations, status from rows where kind = $1";
 
-fn decode(kind: KindName, mut found: Found) -> Result<Row, StoreError> {
+pub(crate) fn decode(kind: KindName, mut found: Found) -> Result<Row, StoreError> {
     let key =
         key_of(&found.text(), &found.text()).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
     let meta = serde_json::from_str(&found.text());
@@ -128,6 +129,13 @@ fn listing<'a>(scope: &'a Scope, kind: KindName, query: &'a Query) -> Select<'a>
         select.and(" limit $", Value::Number(one_more(query.limit)));
     }
     select
+}
+
+/// A record of the audit log.
+pub(crate) fn record(mut row: Found) -> Result<AuditRecord, StoreError> {
+    let (number, entry) = (row.number.cast_unsigned(), row.text());
+    let hash = row.text().parse().map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+    Ok(AuditRecord { number, entry, hash })
 }
 
 /// One more than a limit tells whether there are more.
@@ -216,17 +224,16 @@ impl Backend for Sql {
             select.and(" order by number limit $", Value::Number(one_more(limit) - 1));
             let mut session = self.database.read().await.map_err(unavailable)?;
             let found = session.run(&select.sql, &select.values).await.map_err(unavailable)?;
-            let records = found.into_iter().map(|mut row| {
-                let (number, entry) = (row.number.cast_unsigned(), row.text());
-                let hash = row.text().parse().map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-                Ok(AuditRecord { number, entry, hash })
-            });
-            records.collect()
+            found.into_iter().map(record).collect()
         })
     }
 
     fn position(&self) -> ResumeToken {
         self.feed.position()
+    }
+
+    fn moment(&self) -> Fut<'_, Result<Box<dyn Moment>, StoreError>> {
+        Box::pin(async move { Ok(Box::new(Snapshot::take(&self.database).await?) as Box<dyn Moment>) })
     }
 
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {

@@ -170,6 +170,25 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Where watches are: every change up to here has been told to them, or can be had from them at once.
     fn position(&self) -> ResumeToken;
+
+    /// Everything as it is now, however long the reading takes and whatever is written meanwhile.
+    fn moment(&self) -> Fut<'_, Result<Box<dyn Moment>, StoreError>>;
+}
+
+/// Everything that a store held at one moment, of all projects: what a backup is made of.
+pub trait Moment: Send {
+    /// The newest revision, of whatever kind; that of a deletion counts too.
+    fn revision(&self) -> Revision;
+
+    /// So many rows at most, of whatever kind, in order of kind, project and name: the first ones, or those after a row.
+    fn rows<'a>(
+        &'a mut self,
+        after: Option<&'a (KindName, ObjectKey)>,
+        limit: usize,
+    ) -> Fut<'a, Result<Vec<(KindName, Row)>, StoreError>>;
+
+    /// Records of the audit log after a number, in order, so many at most.
+    fn audit(&mut self, after: u64, limit: usize) -> Fut<'_, Result<Vec<AuditRecord>, StoreError>>;
 }
 
 impl ResumeToken {

@@ -24,6 +24,7 @@ pub async fn every(make: impl AsyncFn() -> Store) {
     watches_follow_commits(make().await).await;
     requirements_refuse_and_write_nothing(make().await).await;
     the_audit_log_is_written_with_its_change(make().await).await;
+    a_moment_is_not_disturbed(make().await).await;
 }
 
 fn app_key(project: &str, name: &str) -> ObjectKey {
@@ -270,4 +271,31 @@ async fn the_audit_log_is_written_with_its_change(store: Store) {
     let only_p = Scope::project("p".parse().expect("a valid project name"));
     let seen = store.audit(&only_p, 1, 1).await.expect("a read");
     assert_eq!(seen.iter().map(|it| it.number).collect::<Vec<_>>(), [3], "a scope sees its own records");
+}
+
+async fn a_moment_is_not_disturbed(store: Store) {
+    for (project, name) in [("p", "b"), ("p", "a"), ("a", "z")] {
+        store.commit(&Scope::All, Batch::new().create(new_app(project, name))).await.expect("a create");
+    }
+    let mut moment = store.moment().await.expect("a moment");
+    let revision = read(&store, "a", "z").await.meta.revision;
+    assert_eq!(moment.revision(), revision, "a moment knows the newest revision");
+    store.commit(&Scope::All, Batch::new().create(new_app("p", "c"))).await.expect("a create");
+    let gone = read(&store, "p", "a").await;
+    store.commit(&Scope::All, Batch::new().delete(&gone)).await.expect("a deletion");
+
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = moment.rows(after.as_ref(), 2).await.expect("rows");
+        let Some((kind, last)) = page.last() else { break };
+        after = Some((*kind, last.meta.key.clone()));
+        seen.extend(page.into_iter().map(|(_, row)| row));
+    }
+    let names: Vec<_> = seen.iter().map(|row| row.meta.key.to_string()).collect();
+    assert_eq!(names, ["a/z", "p/a", "p/b"], "a moment has what there was, page by page, in order");
+    assert_eq!(
+        seen[1].meta, gone.meta,
+        "a row of a moment is the row that was read, with its revision and identity"
+    );
+    assert!(moment.audit(0, 10).await.expect("the audit log").is_empty(), "nothing was audited");
 }

@@ -29,6 +29,9 @@ pub enum StoreError {
     /// The store does not answer, or cannot write now. The call may be repeated.
     #[error("the store is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Nothing is written now, on purpose.
+    #[error("the store takes no writes: {0}")]
+    ReadOnly(&'static str),
     /// The reply was lost: the commit may or may not have happened.
     #[error("the store's reply was lost")]
     Lost,
@@ -49,7 +52,7 @@ impl StoreError {
     /// Whether the same call can succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Conflict { .. } | Self::Unavailable(_) | Self::Lost => true,
+            Self::Conflict { .. } | Self::Unavailable(_) | Self::ReadOnly(_) | Self::Lost => true,
             Self::OutOfScope { .. } | Self::Expired | Self::Corrupt { .. } => false,
         }
     }

@@ -22,7 +22,7 @@ mod memory;
 mod scope;
 mod typed;
 
-pub use backend::{Backend, Change, ChangeKind, Fut, KindName, Page, Query, ResumeToken, Row, Watch};
+pub use backend::{Backend, Change, ChangeKind, Fut, KindName, Moment, Page, Query, ResumeToken, Row, Watch};
 pub use batch::{Batch, New, Precondition, Write};
 pub use error::StoreError;
 pub use feed::Feed;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::{ObjectKey, Revision};
 
-use crate::backend::{Backend, Change, ChangeKind, Fut, KindName, Page, Query, ResumeToken, Row, Watch};
+use crate::backend::{
+    Backend, Change, ChangeKind, Fut, KindName, Moment, Page, Query, ResumeToken, Row, Watch,
+};
 use crate::batch::{Batch, Precondition, Write};
 use crate::error::StoreError;
 use crate::feed::Feed;
@@ -25,7 +27,7 @@ impl Default for Memory {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     kinds: BTreeMap<KindName, BTreeMap<ObjectKey, Row>>,
     revision: u64,
@@ -152,8 +154,39 @@ impl Backend for Memory {
         self.feed.position()
     }
 
+    fn moment(&self) -> Fut<'_, Result<Box<dyn Moment>, StoreError>> {
+        let state = self.lock().clone();
+        Box::pin(async move { Ok(Box::new(state) as Box<dyn Moment>) })
+    }
+
     fn watch(&self, scope: &Scope, kind: KindName, from: Option<ResumeToken>) -> Result<Watch, StoreError> {
         self.feed.watch(scope, kind, from)
+    }
+}
+
+impl Moment for State {
+    fn revision(&self) -> Revision {
+        Revision(self.revision)
+    }
+
+    fn rows<'a>(
+        &'a mut self,
+        after: Option<&'a (KindName, ObjectKey)>,
+        limit: usize,
+    ) -> Fut<'a, Result<Vec<(KindName, Row)>, StoreError>> {
+        Box::pin(async move {
+            let all = self.kinds.iter().flat_map(|(kind, rows)| rows.values().map(|row| (*kind, row)));
+            let later =
+                all.filter(|(kind, row)| after.is_none_or(|(last, key)| (last, key) < (kind, &row.meta.key)));
+            Ok(later.take(limit).map(|(kind, row)| (kind, row.clone())).collect())
+        })
+    }
+
+    fn audit(&mut self, after: u64, limit: usize) -> Fut<'_, Result<Vec<AuditRecord>, StoreError>> {
+        Box::pin(async move {
+            let later = self.audit.iter().filter(|it| it.number > after);
+            Ok(later.take(limit).cloned().collect())
+        })
     }
 }
 

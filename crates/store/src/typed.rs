@@ -6,7 +6,7 @@ use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::{Kind, Object, ObjectKey};
 use serde::de::DeserializeOwned;
 
-use crate::backend::{Backend, KindName, Page, Query, ResumeToken, Row, Watch};
+use crate::backend::{Backend, KindName, Moment, Page, Query, ResumeToken, Row, Watch};
 use crate::batch::Batch;
 use crate::error::StoreError;
 use crate::scope::Scope;
@@ -82,6 +82,11 @@ impl Store {
     /// Where watches are: every change up to here has been told to them, or can be had from them at once.
     pub fn position(&self) -> ResumeToken {
         self.backend.position()
+    }
+
+    /// Everything as it is now, as [`Backend::moment`].
+    pub async fn moment(&self) -> Result<Box<dyn Moment>, StoreError> {
+        self.backend.moment().await
     }
 
     /// Writes a whole batch or nothing of it.

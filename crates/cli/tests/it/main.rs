@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod agent;
+mod backup;
+mod plane;
 mod router;
 mod tenants;
 mod up;

@@ -2,145 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use super::plane::{BASE, Plane, sleeper};
 use super::up::until;
-
-/// Below it lies everything but the health checks.
-const BASE: &str = "/apis/plimsoll.dev/v1";
 
 /// What nobody outside of project `b` may ever read.
 const CANARY: &str = "canary-7b1f";
-
-/// A control plane of a test's own.
-pub(crate) struct Plane {
-    directory: TempDir,
-    server: Option<Child>,
-    url: String,
-    admin: String,
-}
-
-/// An answer.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) text: String,
-    pub(crate) etag: Option<String>,
-}
-
-impl Answer {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or(Value::Null)
-    }
-}
-
-impl Plane {
-    pub(crate) fn new() -> Self {
-        let directory = super::agent::scratch();
-        let mut plane = Self { directory, server: None, url: String::new(), admin: String::new() };
-        plane.start();
-        plane
-    }
-
-    pub(crate) fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
-    pub(crate) fn start(&mut self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
-        command.arg("server").env("PLIMSOLL_DATA_DIR", self.data());
-        if !self.data().exists() {
-            command.args(["--http-port", "0"]);
-        }
-        std::fs::remove_file(self.data().join("api.json")).ok();
-        self.server = Some(command.stderr(Stdio::null()).spawn().unwrap());
-        let data = self.data();
-        let file = |name: &str| std::fs::read_to_string(data.join(name)).unwrap_or_default();
-        until("the API", || file("api.json"), |text| text.ends_with('}'));
-        let api: Value = serde_json::from_str(&file("api.json")).unwrap();
-        self.url = format!("http://{}", api["address"].as_str().unwrap());
-        file("admin.token").trim().clone_into(&mut self.admin);
-        until("ready", || self.ask("", "GET", "/readyz", None).status, |status| *status == 200);
-    }
-
-    pub(crate) fn stop(&mut self) {
-        let mut server = self.server.take().unwrap();
-        super::agent::signal(i32::try_from(server.id()).unwrap(), rustix::process::Signal::TERM);
-        server.wait().unwrap();
-    }
-
-    /// A request, as whoever has the token.
-    pub(crate) fn ask(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
-        self.ask_as(token, method, path, &[("Content-Type", "application/json")], body)
-    }
-
-    pub(crate) fn ask_as(
-        &self,
-        token: &str,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: Option<&Value>,
-    ) -> Answer {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        let agent = ureq::Agent::from(config);
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if !token.is_empty() {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = body.map(|body| serde_json::to_vec(body).unwrap()).unwrap_or_default();
-        let Ok(mut answer) = agent.run(request.body(&body[..]).unwrap()) else {
-            return Answer { status: 0, text: String::new(), etag: None };
-        };
-        let etag = answer.headers().get("etag").map(|value| value.to_str().unwrap().to_owned());
-        let status = answer.status().as_u16();
-        Answer { status, text: answer.body_mut().read_to_string().unwrap_or_default(), etag }
-    }
-
-    /// A request of the administrator that must succeed.
-    pub(crate) fn must(&self, method: &str, path: &str, body: &Value) -> Value {
-        let answer = self.ask(&self.admin, method, &format!("{BASE}{path}"), Some(body));
-        assert!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text);
-        answer.json()
-    }
-
-    pub(crate) fn project(&self, name: &str, members: &Value) {
-        self.must("PUT", &format!("/projects/{name}"), &json!({"spec": {"members": members}}));
-    }
-
-    pub(crate) fn token(&self, name: &str, user: &str) -> String {
-        let made = self.must("POST", "/tokens", &json!({"name": name, "user": user}));
-        made["token"].as_str().unwrap().to_owned()
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
-        command.args(arguments).env("PLIMSOLL_DATA_DIR", self.data()).output().unwrap()
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.kill().ok();
-            server.wait().ok();
-        }
-        for pid in super::agent::processes_in(self.directory.path()) {
-            super::agent::signal(pid, rustix::process::Signal::KILL);
-        }
-        super::agent::take_network_down(&self.data().join("node"));
-    }
-}
-
-/// An App of one sleeping program.
-fn sleeper(replicas: u32) -> Value {
-    json!({"spec": {"components": {"main": {"command": ["sleep", "1000"], "replicas": replicas, "update": {"soak": "1ms"}}}}})
-}
 
 /// Two projects: in `a` three people have three roles, and `b` is none of their business.
 fn two_projects(plane: &Plane) -> BTreeMap<&'static str, String> {

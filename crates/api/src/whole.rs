@@ -1,0 +1,113 @@
+//! What is asked of the installation as a whole: backups, the hold after a restore, the move to another store.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use axum::body::{Body as Sent, Bytes};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use plimsoll_model::audit::Action;
+use plimsoll_server::{Caller, Migrated, OnHold, Recipients, Server};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::problem::{Problem, Sort};
+use crate::request::{Body, json as from_json};
+
+/// Bytes of a piece of a backup that is sent.
+const PIECE: usize = 64 << 10;
+
+/// Pieces that wait to be sent at most.
+const WAITING: usize = 8;
+
+/// For whom a backup is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewBackup {
+    recipients: Vec<String>,
+}
+
+/// A backup of this moment. One that fails on its way ends without its end, which clients see.
+pub(crate) async fn back_up(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    caller.platform("take a backup")?;
+    let NewBackup { recipients } = from_json(&body)?;
+    let recipients = Recipients::new(recipients)?;
+    server.note(&caller, Action::Backup).await?;
+    let (pieces, mut waiting) = mpsc::channel::<Result<Bytes, io::Error>>(WAITING);
+    tokio::task::spawn_blocking(move || {
+        let out = io::BufWriter::with_capacity(PIECE, Pieces(pieces.clone()));
+        if let Err(error) = server.back_up(&recipients, out) {
+            // Whoever went away needs not be told.
+            pieces.blocking_send(Err(io::Error::other(error))).ok();
+        }
+    });
+    // Until something is there it can still be refused.
+    let Some(first) = waiting.recv().await else {
+        return Err(Problem::new(Sort::Internal, "the backup ended before it began"));
+    };
+    let first = first.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
+    let rest = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
+    let all = futures::StreamExt::chain(futures::stream::iter([Ok(first)]), rest);
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Sent::from_stream(all)).into_response())
+}
+
+/// Passes on what is written to it, piece by piece.
+struct Pieces(mpsc::Sender<Result<Bytes, io::Error>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The restore that was not released, and what its release would do; `null` if there is none.
+pub(crate) async fn hold(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Option<OnHold>>, Problem> {
+    caller.platform("see what a restore would do")?;
+    Ok(Json(server.on_hold().await?))
+}
+
+/// Lets everything be done after a restore.
+pub(crate) async fn release(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, Problem> {
+    caller.platform("release a restore")?;
+    Ok(Json(json!({"released": server.release(&caller).await?})))
+}
+
+/// Where everything is to move.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Move {
+    to: String,
+}
+
+/// Moves everything to a PostgreSQL database.
+pub(crate) async fn migrate(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    Body(body): Body,
+) -> Result<Json<Migrated>, Problem> {
+    caller.platform("move everything to another store")?;
+    let Move { to } = from_json(&body)?;
+    // A client that goes away does not cut it off halfway.
+    let moving = tokio::spawn(async move { server.migrate(&caller, &to).await });
+    let moved = moving.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
+    Ok(Json(moved?))
+}
