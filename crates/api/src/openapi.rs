@@ -57,10 +57,23 @@ fn common_schemas() -> Map<String, Value> {
             "name": label, "uid": label, "owner": label,
             "project": {"type": ["string", "null"]},
             "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+            "managedFields": {"type": "array", "items": reference("Manager")},
             "creationTimestamp": {"type": "string", "format": "date-time"},
             "deletionTimestamp": {"type": "string", "format": "date-time"},
             "generation": {"type": "integer"},
             "resourceVersion": {"type": "string", "description": "Opaque: compare it for equality, or send it back."},
+        },
+    });
+    let manager = json!({
+        "type": "object",
+        "description": "Who has set which fields.",
+        "required": ["manager", "operation", "time", "fields"],
+        "properties": {
+            "manager": {"type": "string"},
+            "operation": {"type": "string", "enum": ["Apply", "Update"]},
+            "time": {"type": "string", "format": "date-time"},
+            "fields": {"type": "array", "items": {"type": "string", "description": "RFC 6901"}},
         },
     });
     let problem = json!({
@@ -78,12 +91,14 @@ fn common_schemas() -> Map<String, Value> {
                 "properties": {
                     "message": {"type": "string"},
                     "pointer": {"type": "string", "description": "RFC 6901"},
+                    "manager": {"type": "string", "description": "Whose the field is."},
                 },
             }},
         },
     });
     let mut schemas = Map::new();
     schemas.insert("Metadata".into(), metadata);
+    schemas.insert("Manager".into(), manager);
     schemas.insert("Problem".into(), problem);
     schemas
 }
@@ -272,7 +287,7 @@ fn list_parameters() -> [Value; 6] {
     ]
 }
 
-fn write_parameters() -> [Value; 2] {
+fn write_parameters() -> [Value; 3] {
     [
         in_query(
             "dryRun",
@@ -280,6 +295,7 @@ fn write_parameters() -> [Value; 2] {
             "Check everything, and write nothing.",
         ),
         in_header("If-Match", "Only if the object is at this version, its ETag."),
+        in_query("fieldManager", &json!({"type": "string"}), "Who sets the fields."),
     ]
 }
 
@@ -357,6 +373,13 @@ fn one_object(resource: &Resource, names: &[Value]) -> Value {
         let patch = write("patch").body(&["application/merge-patch+json"], &json!({"type": "object"}));
         let mut patch = changed(patch).refuses(&[Sort::MediaType]).build();
         patch["requestBody"]["content"]["application/json-patch+json"] = json!({"schema": {"type": "array"}});
+        patch["requestBody"]["content"]["application/apply-patch+yaml"] =
+            json!({"schema": {"type": "object"}});
+        let force = json!({"type": "boolean"});
+        let force = in_query("force", &force, "Take fields from others, when a part is applied.");
+        if let Some(parameters) = patch["parameters"].as_array_mut() {
+            parameters.push(force);
+        }
         item["patch"] = patch;
     }
     if matches!(resource.origin, Origin::Declared(_) | Origin::Made) {
@@ -445,13 +468,13 @@ fn verb_paths() -> Vec<(String, Value)> {
     let hash = in_query("path", &json!({"type": "string"}), "Refuse any other plan than this one.");
     let word = |name: &str| in_query(name, &json!({"type": "string"}), "A name.");
     let post = |operation: Operation, schema: &Value| json!({"post": operation.answers(200, answer(schema)).build()});
-    let [dry_run, if_match] = write_parameters();
+    let [dry_run, if_match, manager] = write_parameters();
     vec![
         (
             format!("{base}/projects/{{project}}/apply"),
             post(
                 Operation::new("apply", "Bring what documents declare into the store")
-                    .with(&[project.clone(), hash, dry_run.clone()])
+                    .with(&[project.clone(), hash, dry_run.clone(), manager.clone()])
                     .body(&text_body, &documents)
                     .refuses(&[Sort::Conflict, Sort::PlanChanged]),
                 &object,
@@ -478,7 +501,7 @@ fn verb_paths() -> Vec<(String, Value)> {
             format!("{base}/projects/{{project}}/apps/{{name}}/operations"),
             post(
                 Operation::new("operate", "What verbs say of an App")
-                    .with(&[project.clone(), name.clone(), dry_run, if_match])
+                    .with(&[project.clone(), name.clone(), dry_run, if_match, manager])
                     .body(&["application/json"], &json!({}))
                     .refuses(&[Sort::Conflict, Sort::Stale]),
                 &object,

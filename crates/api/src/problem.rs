@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use plimsoll_model::fields::Conflict;
 use plimsoll_model::id::PathHash;
 use plimsoll_server::{AccessError, ApplyError, BackupError, HoldError, MigrateError, OtherPlan, TokenError};
 use plimsoll_store::StoreError;
@@ -190,6 +191,15 @@ impl From<ApplyError> for Problem {
             ApplyError::Stale { .. } => Self::new(Sort::Stale, chain(&error)),
             ApplyError::Deleting { .. } | ApplyError::Needed { .. } => {
                 Self::new(Sort::Conflict, chain(&error))
+            }
+            ApplyError::Fields { ref conflicts, .. } => {
+                let one = |it: &Conflict| {
+                    let message = format!("{} has set it to something else", it.manager);
+                    serde_json::json!({"message": message, "pointer": it.field, "manager": it.manager})
+                };
+                let errors = conflicts.iter().map(one).collect();
+                let detail = "fields of others would change: leave them out, or take them with force=true";
+                Self { errors, ..Self::new(Sort::Conflict, detail) }
             }
             ApplyError::Quota { .. } => Self::new(Sort::Forbidden, chain(&error)),
             ApplyError::System(_) => Self::new(Sort::Internal, chain(&error)),

@@ -8,7 +8,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use plimsoll_model::Revision;
-use plimsoll_server::Terms;
+use plimsoll_model::id::ManagerName;
+use plimsoll_server::{By, Terms};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -89,6 +90,11 @@ pub(crate) enum DryRun {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WriteQuery {
     pub(crate) dry_run: Option<DryRun>,
+    /// Who sets the fields.
+    pub(crate) field_manager: Option<ManagerName>,
+    /// Take fields from others that have set them to something else.
+    #[serde(default)]
+    pub(crate) force: bool,
 }
 
 impl WriteQuery {
@@ -105,7 +111,8 @@ impl WriteQuery {
             Some("*") => true,
             Some(_) => return Err(Problem::bad("If-None-Match can only be * when something is written")),
         };
-        Ok(Terms { at, absent, present, dry_run: self.dry_run.is_some() })
+        let by = self.field_manager.clone().map_or_else(By::default, By::Changed);
+        Ok(Terms { at, absent, present, dry_run: self.dry_run.is_some(), by })
     }
 }
 

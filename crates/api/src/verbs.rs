@@ -11,9 +11,9 @@ use plimsoll_model::ObjectKey;
 use plimsoll_model::access::Verb;
 use plimsoll_model::app::MOST_COPIES;
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{ComponentName, Digest, ObjectName, PathHash, ProjectName};
+use plimsoll_model::id::{ComponentName, Digest, ManagerName, ObjectName, PathHash, ProjectName};
 use plimsoll_model::operations::{Operations, Power};
-use plimsoll_server::{Applied, ApplyError, Caller, Change, Planned, Server, Terms};
+use plimsoll_server::{Applied, ApplyError, By, Caller, Change, Planned, Server, Terms};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -48,6 +48,7 @@ pub(crate) struct ApplyQuery {
     /// Refuse if the documents would do anything but this.
     path: Option<PathHash>,
     dry_run: Option<DryRun>,
+    field_manager: Option<ManagerName>,
 }
 
 pub(crate) async fn plan(
@@ -81,7 +82,7 @@ pub(crate) async fn apply(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
     At(project): At<ProjectName>,
-    Asked(ApplyQuery { path, dry_run }): Asked<ApplyQuery>,
+    Asked(ApplyQuery { path, dry_run, field_manager }): Asked<ApplyQuery>,
     Body(body): Body,
 ) -> Result<Json<Value>, Problem> {
     let documents = parsed(&body)?;
@@ -91,8 +92,9 @@ pub(crate) async fn apply(
             return Err(Problem::other_plan(reviewed, other));
         }
     }
-    let terms = Terms { dry_run: dry_run.is_some(), ..Terms::default() };
-    let applied = plimsoll_server::apply(&server, &caller, &documents, &project, terms).await?;
+    let by = field_manager.map_or_else(By::default, By::Changed);
+    let terms = Terms { dry_run: dry_run.is_some(), by, ..Terms::default() };
+    let applied = plimsoll_server::apply(&server, &caller, &documents, &project, &terms).await?;
     let items: Vec<Value> = applied.iter().map(sent).collect();
     Ok(Json(json!({"applied": items})))
 }
@@ -189,6 +191,6 @@ pub(crate) async fn operate(
             }
         }
     };
-    server.operate(&caller, &app, terms, change).await?;
+    server.operate(&caller, &app, &terms, change).await?;
     Ok(Json(json!({"operated": key.to_string()})))
 }

@@ -9,8 +9,9 @@ use axum::{Extension, Json};
 use plimsoll_manifest::{Document, DocumentKind};
 use plimsoll_model::access::Verb;
 use plimsoll_model::audit::Action;
+use plimsoll_model::fields::{fields, merge};
 use plimsoll_model::{Kind as _, ObjectKey, Project, Secret, Token};
-use plimsoll_server::{AccessError, ApplyError, Caller, Change, Server, Terms};
+use plimsoll_server::{AccessError, ApplyError, By, Caller, Change, Server, Terms};
 use plimsoll_store::{KindName, Row, Scope};
 use serde_json::{Value, json};
 
@@ -19,6 +20,17 @@ use crate::objects::{OnePath, etag};
 use crate::problem::{Problem, Sort};
 use crate::request::{Asked, At, Body, WriteQuery, json as from_json};
 use crate::wire::{API_VERSION, sent};
+
+/// What of an object's metadata is made here.
+const MADE: [&str; 7] = [
+    "uid",
+    "owner",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "resourceVersion",
+    "generation",
+    "managedFields",
+];
 
 /// An object that somebody writes: where, and on which terms.
 struct Place<'a> {
@@ -51,7 +63,10 @@ pub(crate) async fn patch(
 ) -> Result<Response, Problem> {
     let (resource, key) = path.resolve()?;
     let place = Place { server: &server, caller: &caller, resource, key };
-    place.patch(&Patch::read(&headers, &body)?, query.terms(&headers)?).await
+    if media_type(&headers) == APPLY {
+        return place.apply(&applied(&body)?, &query, query.terms(&headers)?).await;
+    }
+    place.patch(&Patch::read(&headers, &body)?, &query.terms(&headers)?).await
 }
 
 pub(crate) async fn delete(
@@ -62,13 +77,26 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (resource, key) = path.resolve()?;
-    Place { server: &server, caller: &caller, resource, key }.delete(query.terms(&headers)?).await
+    Place { server: &server, caller: &caller, resource, key }.delete(&query.terms(&headers)?).await
 }
 
 /// The part before parameters of a request's content type.
 fn media_type(headers: &HeaderMap) -> &str {
     let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim()
+}
+
+/// A part of a document, whose fields belong to whoever applies it. JSON is YAML too.
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// The part of a document that somebody applies.
+fn applied(body: &[u8]) -> Result<Value, Problem> {
+    let part: Value = yaml_serde::from_slice(body)
+        .map_err(|error| Problem::refused(vec![json!({"message": error.to_string(), "pointer": ""})]))?;
+    if part.is_object() && is_reasonable(&part, DEEPEST, &mut { LARGEST_DOCUMENT }) {
+        return Ok(part);
+    }
+    Err(Problem::refused(vec![json!({"message": "write an object of a reasonable size", "pointer": ""})]))
 }
 
 /// A document in JSON or, if the client says so, YAML.
@@ -110,7 +138,9 @@ impl Patch {
             "application/json-patch+json" => from_json(body).map(Self::Json),
             other => Err(Problem::new(
                 Sort::MediaType,
-                format!("{other:?} is not application/merge-patch+json or application/json-patch+json"),
+                format!(
+                    "{other:?} is not application/merge-patch+json, application/json-patch+json or {APPLY}"
+                ),
             )),
         }
     }
@@ -174,7 +204,7 @@ impl Place<'_> {
     }
 
     /// Refuses whoever may not, before anything of the object is said.
-    async fn permit(&self, action: Action, terms: Terms) -> Result<(), Problem> {
+    async fn permit(&self, action: Action, terms: &Terms) -> Result<(), Problem> {
         let Err(error) = self.check().await else { return Ok(()) };
         let error = ApplyError::Access(error);
         if !terms.dry_run {
@@ -201,17 +231,17 @@ impl Place<'_> {
 
     async fn put(&self, mut document: Value, mut terms: Terms) -> Result<Response, Problem> {
         let kind = self.declared()?;
-        self.permit(Action::Change, terms).await?;
+        self.permit(Action::Change, &terms).await?;
         if terms.at.is_none()
             && let Some(version) = document["metadata"]["resourceVersion"].as_str()
         {
             terms.at = Some(crate::request::revision(version)?);
         }
         self.settle(kind, &mut document)?;
-        self.write(&document, terms).await
+        self.write(&document, &terms).await
     }
 
-    async fn patch(&self, patch: &Patch, terms: Terms) -> Result<Response, Problem> {
+    async fn patch(&self, patch: &Patch, terms: &Terms) -> Result<Response, Problem> {
         let kind = self.declared()?;
         self.permit(Action::Change, terms).await?;
         if terms.absent {
@@ -223,16 +253,57 @@ impl Place<'_> {
             return Err(Problem::new(Sort::MediaType, detail));
         }
         let missing = || Problem::not_found(format!("{} {}", self.resource.kind.to_lowercase(), self.key));
-        let mut attempt = 1;
-        loop {
-            let row = self.row().await?.ok_or_else(missing)?;
-            let mut document = self.as_declared(&row)?;
+        let make = |row: Option<&Row>| {
+            let mut document = self.as_declared(row.ok_or_else(missing)?)?;
             patch.apply(&mut document)?;
             self.settle(kind, &mut document)?;
-            let at = terms.at.or(Some(row.meta.revision));
-            match self.write(&document, Terms { at, ..terms }).await {
-                // Somebody else was first, and the patch fits what they wrote as well.
-                Err(Problem { sort: Sort::Stale, .. }) if terms.at.is_none() && attempt < ATTEMPTS => {
+            Ok(document)
+        };
+        self.rewrite(terms, make).await
+    }
+
+    /// Server-side apply: sets the fields of a part, which are the manager's from then on.
+    async fn apply(&self, part: &Value, query: &WriteQuery, mut terms: Terms) -> Result<Response, Problem> {
+        let kind = self.declared()?;
+        let Some(manager) = query.field_manager.clone() else {
+            return Err(Problem::bad("say whose the fields are: fieldManager=NAME"));
+        };
+        self.permit(Action::Change, &terms).await?;
+        let mut part = part.clone();
+        self.settle(kind, &mut part)?;
+        if let Some(data) = part.as_object_mut().and_then(|part| part.remove("data")) {
+            part["spec"]["data"] = data;
+        }
+        terms.by = By::Applied { manager: manager.clone(), fields: fields(&part), force: query.force };
+        let make = |row: Option<&Row>| {
+            let Some(row) = row else { return Ok(part.clone()) };
+            let mut live = self.as_declared(row)?;
+            self.settle(kind, &mut live)?;
+            Ok(merge(&live, &part, &manager, &row.meta.attached.managers))
+        };
+        self.rewrite(&terms, make).await
+    }
+
+    /// Writes what is made of an object as it is; again, some times, when somebody else was first.
+    async fn rewrite(
+        &self,
+        terms: &Terms,
+        make: impl Fn(Option<&Row>) -> Result<Value, Problem> + Send,
+    ) -> Result<Response, Problem> {
+        let mut attempt = 1;
+        loop {
+            let row = self.row().await?;
+            let document = make(row.as_ref())?;
+            let mut now = terms.clone();
+            match &row {
+                Some(row) => now.at = now.at.or(Some(row.meta.revision)),
+                // Stale rather than absent: then it is tried again, as a change.
+                None => now.absent |= now.at.is_none(),
+            }
+            match self.write(&document, &now).await {
+                Err(Problem { sort: Sort::Stale, .. })
+                    if terms.at.is_none() && !terms.absent && attempt < ATTEMPTS =>
+                {
                     attempt += 1;
                 }
                 result => return result,
@@ -273,9 +344,7 @@ impl Place<'_> {
                 json!({"message": "write an object", "pointer": "/metadata"}),
             ]));
         };
-        for made in
-            ["uid", "owner", "creationTimestamp", "deletionTimestamp", "resourceVersion", "generation"]
-        {
+        for made in MADE {
             metadata.remove(made);
         }
         let name = metadata.entry("name").or_insert(json!(self.key.name));
@@ -296,7 +365,7 @@ impl Place<'_> {
     }
 
     /// Checks and writes a document, and answers with what is there then.
-    async fn write(&self, document: &Value, terms: Terms) -> Result<Response, Problem> {
+    async fn write(&self, document: &Value, terms: &Terms) -> Result<Response, Problem> {
         let documents = parsed(&serde_json::to_vec(document).map_err(Problem::bad)?)?;
         let project = self.key.project.clone().unwrap_or_else(|| "default".parse().expect("a valid name"));
         let applied = plimsoll_server::apply(self.server, self.caller, &documents, &project, terms).await;
@@ -321,7 +390,7 @@ impl Place<'_> {
         Ok((status, [(header::ETAG, tag)], Json(sent(&self.resource, &row)?)).into_response())
     }
 
-    async fn delete(&self, terms: Terms) -> Result<Response, Problem> {
+    async fn delete(&self, terms: &Terms) -> Result<Response, Problem> {
         if self.resource.plural == Token::PLURAL {
             let is_revoked = self.server.revoke_token(self.caller, &self.key.name, terms).await?;
             return if is_revoked {

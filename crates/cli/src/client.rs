@@ -249,8 +249,20 @@ impl Client {
 
     /// Changes a part of an object (RFC 7396).
     pub(crate) fn merge(&self, key: &ObjectKey, plural: &str, patch: &Value) -> anyhow::Result<Value> {
-        let body = serde_json::to_vec(patch)?;
-        self.send_as("PATCH", &Self::place(key, plural), "application/merge-patch+json", &body)
+        self.patch(key, plural, "application/merge-patch+json", "", patch)
+    }
+
+    /// Changes a part of an object, as the media type says.
+    pub(crate) fn patch(
+        &self,
+        key: &ObjectKey,
+        plural: &str,
+        media: &str,
+        query: &str,
+        patch: &Value,
+    ) -> anyhow::Result<Value> {
+        let path = format!("{}{query}", Self::place(key, plural));
+        self.send_as("PATCH", &path, media, &serde_json::to_vec(patch)?)
     }
 
     /// Writes an object as it is to be; refused if it is another one by now and the document says which it was.
@@ -346,6 +358,17 @@ impl Client {
     ) -> anyhow::Result<Vec<Applied>> {
         let reviewed = reviewed.map(|hash| format!("?path={}", hash.0)).unwrap_or_default();
         let path = format!("{BASE}/projects/{project}/apply{reviewed}");
+        let mut answer = self.send("POST", &path, &Self::text(documents)?)?;
+        Ok(serde_json::from_value(answer["applied"].take())?)
+    }
+
+    /// Checks documents as if they were applied.
+    pub(crate) fn check(
+        &self,
+        documents: &[Document],
+        project: &ProjectName,
+    ) -> anyhow::Result<Vec<Applied>> {
+        let path = format!("{BASE}/projects/{project}/apply?dryRun=All");
         let mut answer = self.send("POST", &path, &Self::text(documents)?)?;
         Ok(serde_json::from_value(answer["applied"].take())?)
     }
@@ -490,7 +513,7 @@ pub(crate) fn as_json(document: &Document) -> anyhow::Result<Value> {
     let mut value = json!({
         "apiVersion": "plimsoll.dev/v1",
         "kind": document.kind().name(),
-        "metadata": {"name": metadata.name, "labels": metadata.labels},
+        "metadata": {"name": metadata.name, "labels": metadata.labels, "annotations": metadata.annotations},
     });
     if let Some(project) = &metadata.project {
         value["metadata"]["project"] = json!(project);

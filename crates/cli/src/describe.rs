@@ -47,9 +47,9 @@ impl Describe {
         }
         let app = client.app(&self.place.app(&name.parse()?))?;
         println!("app {}  {}", app.meta.key, state(&app));
-        if !app.meta.labels.is_empty() {
+        if !app.meta.attached.labels.is_empty() {
             let labels: Vec<String> =
-                app.meta.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                app.meta.attached.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             println!("labels {}", labels.join(" "));
         }
         let Some(status) = app.status.as_ref().map(|it| &it.value) else { return Ok(Ended::Done) };

@@ -7,23 +7,22 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use plimsoll_api::{Origin, Resource};
 use plimsoll_manifest::Document;
-use plimsoll_model::id::{Digest, ProjectName};
+use plimsoll_model::id::ProjectName;
 use plimsoll_model::{Kind as _, ObjectKey, Secret};
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
 use crate::Ended;
+use crate::bundle::Files;
 use crate::client::{Client, Where, as_json};
 use crate::follow::talk;
-use crate::source::Source;
 use crate::what::{What, project_of, resource};
 
 /// Show how a file differs from what is declared
 #[derive(Args)]
 pub(crate) struct Diff {
-    /// The file with the declarations; `-` reads standard input
-    #[arg(short, long, value_name = "FILE")]
-    file: String,
+    #[command(flatten)]
+    files: Files,
     #[command(flatten)]
     place: Where,
     /// Exit with 2 when there is a difference
@@ -34,14 +33,10 @@ pub(crate) struct Diff {
 impl Diff {
     #[expect(clippy::print_stdout, reason = "the differences are this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let source = Source::read(&self.file)?;
-        let mut documents = plimsoll_manifest::parse(&source.name, &source.text)?;
+        let documents = self.files.read()?.documents()?;
         let client = self.place.client()?;
         let mut differs = false;
-        for document in &mut documents {
-            if let Document::App(app) = document {
-                source.add_digests(&mut app.spec, |bytes| Ok(Digest::of_bytes(bytes)))?;
-            }
+        for document in &documents {
             let text = of_document(&client, document, &self.place.project())?;
             differs |= !text.is_empty();
             print!("{text}");
@@ -76,8 +71,10 @@ fn of_document(client: &Client, document: &Document, project: &ProjectName) -> a
 /// What people declare of an object, as text. Values of a Secret are not shown, its keys are.
 fn declared(resource: &Resource, object: &Value, with_operations: bool) -> anyhow::Result<String> {
     let mut shown = Map::new();
-    if let Some(labels) = object["metadata"]["labels"].as_object().filter(|it| !it.is_empty()) {
-        shown.insert("labels".into(), Value::Object(labels.clone()));
+    for part in ["labels", "annotations"] {
+        if let Some(attached) = object["metadata"][part].as_object().filter(|it| !it.is_empty()) {
+            shown.insert(part.into(), Value::Object(attached.clone()));
+        }
     }
     let mut spec = object["spec"].clone();
     if resource.plural == Secret::PLURAL
@@ -119,7 +116,7 @@ impl Edit {
         let version = object["metadata"]["resourceVersion"].clone();
         let fields = object.as_object_mut().context("the server answered something else than an object")?;
         fields.remove("status");
-        let kept = ["name", "project", "labels"];
+        let kept = ["name", "project", "labels", "annotations"];
         if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.retain(|field, value| kept.contains(&field.as_str()) && !value.is_null());
         }

@@ -74,6 +74,9 @@ pub(crate) struct Get {
     /// How to print them: table, json, yaml, name, jsonpath=PATH, custom-columns=NAME:PATH,…
     #[arg(short, long, default_value = "table")]
     output: Output,
+    /// Print who has set which field, too
+    #[arg(long)]
+    show_managed_fields: bool,
     /// Print them again whenever they change, until interrupted
     #[arg(short, long)]
     watch: bool,
@@ -86,7 +89,12 @@ impl Get {
         let client = self.place.client()?;
         let mut shown = None;
         loop {
-            let items = self.items(&client, &resource, name)?;
+            let mut items = self.items(&client, &resource, name)?;
+            if !self.show_managed_fields {
+                items.iter_mut().filter_map(|it| it["metadata"].as_object_mut()).for_each(|metadata| {
+                    metadata.remove("managedFields");
+                });
+            }
             // Ages change all the time; that is no news.
             if shown.as_ref() != Some(&items) {
                 print!("{}", self.text(&resource, name, &items)?);
@@ -167,7 +175,7 @@ impl Get {
 }
 
 /// A text as a part of a query.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

@@ -4,6 +4,7 @@
 //! with `--exit-code`), 64 wrong usage, 124 a wait that timed out. What the commands do lives in the other crates.
 
 mod backup;
+mod bundle;
 mod client;
 mod config;
 mod describe;
@@ -13,6 +14,7 @@ mod follow;
 mod get;
 mod host;
 mod logs;
+mod patch;
 mod people;
 mod plan;
 mod sim;
@@ -52,6 +54,8 @@ enum Command {
     Diff(diff::Diff),
     /// Edit what is declared of an object, in $VISUAL or $EDITOR
     Edit(diff::Edit),
+    /// Change a part of an object
+    Patch(patch::Patch),
     /// List objects, or print one
     Get(get::Get),
     /// Print everything about an object that a person may want to know
@@ -179,6 +183,7 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Up(up) => up.run(),
         Command::Server(server) => server.run(),
         Command::Apply(apply) => apply.run(),
+        Command::Patch(patch) => patch.run(),
         Command::Get(get) => get.run(),
         Command::Describe(describe) => describe.run(),
         Command::Why(why) => why.run(),
@@ -226,5 +231,15 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
             println!("plimsoll {}", env!("CARGO_PKG_VERSION"));
             Ok(Ended::Done)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_options_of_a_command_are_called_the_same() {
+        Arguments::command().debug_assert();
     }
 }

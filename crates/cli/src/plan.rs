@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use plimsoll_api::{Planned, identity};
 use plimsoll_manifest::{Declared, Document};
 use plimsoll_model::App;
-use plimsoll_model::id::{Digest, ObjectName, ProjectName, TargetName, Uid};
+use plimsoll_model::id::{ObjectName, ProjectName, TargetName, Uid};
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
 use plimsoll_model::status::AppStatus;
@@ -16,16 +16,15 @@ use plimsoll_model::step::{Action, Cause, Step};
 use plimsoll_plan::{Context, Input, Path, SecretView, empty_world, path};
 
 use crate::Ended;
+use crate::bundle::Files;
 use crate::client::Where;
 use crate::follow::talk;
-use crate::source::Source;
 
 /// Print every step from what is there to what a file declares
 #[derive(Args)]
 pub(crate) struct Plan {
-    /// The file with the declarations; `-` reads standard input
-    #[arg(short, long, value_name = "FILE")]
-    file: String,
+    #[command(flatten)]
+    files: Files,
     #[command(flatten)]
     place: Where,
     /// Plan from an empty machine, whatever runs
@@ -54,13 +53,9 @@ struct Surroundings {
 impl Plan {
     #[expect(clippy::print_stdout, reason = "the Path is this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let source = Source::read(&self.file)?;
-        let mut documents = plimsoll_manifest::parse(&source.name, &source.text)?;
-        for document in &mut documents {
-            if let Document::App(app) = document {
-                source.add_digests(&mut app.spec, |bytes| Ok(Digest::of_bytes(bytes)))?;
-            }
-        }
+        let bundle = self.files.read()?;
+        let name = bundle.name();
+        let documents = bundle.documents()?;
         let client = if self.from_empty { None } else { self.place.find_client()? };
         if client.is_none() && !self.from_empty {
             talk("no control plane runs here: this is the plan from an empty machine");
@@ -70,7 +65,7 @@ impl Plan {
             None => from_empty(&documents, &self.place.project())?,
         };
         if planned.is_empty() {
-            bail!("{} declares no App, so there is nothing to plan", source.name);
+            bail!("{name} declares no App, so there is nothing to plan");
         }
         match self.output {
             Output::Json => println!("{}", json(&planned)?),

@@ -1,7 +1,6 @@
 //! What people hand over: a file of declarations and the program files it names.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,8 @@ use ignore::WalkBuilder;
 use plimsoll_model::AppSpec;
 use plimsoll_model::id::Digest;
 use plimsoll_model::revision::{ListedFile, Listing};
+
+use crate::bundle::text_of;
 
 /// The largest program file that is read, in bytes.
 const LARGEST_PROGRAM: u64 = 64 << 20;
@@ -33,15 +34,18 @@ pub(crate) struct Source {
 impl Source {
     /// Reads a file, or standard input for `-`.
     pub(crate) fn read(file: &str) -> anyhow::Result<Self> {
+        let text = text_of(file)?;
         if file == "-" {
-            let mut text = Vec::new();
-            std::io::stdin().read_to_end(&mut text).context("standard input cannot be read")?;
-            return Ok(Self { name: "standard input".into(), text, base: PathBuf::from(".") });
+            return Ok(Self::of("standard input", text));
         }
-        let text = std::fs::read(file).with_context(|| format!("{file} cannot be read"))?;
         // The parent of a bare file name is the empty path, which stands for this directory.
         let parent = Path::new(file).parent().filter(|parent| *parent != Path::new(""));
         Ok(Self { name: file.to_owned(), text, base: parent.unwrap_or(Path::new(".")).to_owned() })
+    }
+
+    /// A text from elsewhere; paths in it are relative to this directory.
+    pub(crate) fn of(name: &str, text: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), text, base: PathBuf::from(".") }
     }
 
     /// Fills in the digest of every program file, after `keep` took its bytes.

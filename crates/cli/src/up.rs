@@ -11,10 +11,10 @@ use plimsoll_model::operations::Power;
 use plimsoll_model::{App, Kind, ObjectKey};
 
 use crate::Ended;
+use crate::bundle::Bundle;
 use crate::client::{Applied, Client, Where};
 use crate::follow::{Course, Follower, pause, talk};
 use crate::host::{Host, HostOptions};
-use crate::source::Source;
 
 /// How long an end may take before the command gives up waiting for it.
 const END: Duration = Duration::from_mins(2);
@@ -39,16 +39,16 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let source = Source::read(&self.file)?;
-        let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
+        let bundle = Bundle::file(&self.file)?;
+        let name = bundle.name();
         let place = self.place.local();
         let data = place.data()?;
         let host = Host::start_unless_owned(data.clone(), self.options)?;
         let client = Client::of(&data)?;
-        let applied = apply(&client, &source, documents, &place, Review::Silent)?;
+        let applied = apply(&client, bundle, &place, Review::Silent)?;
         let apps = apps_of(&applied);
         if apps.is_empty() {
-            bail!("{} declares no App, so there is nothing to run", source.name);
+            bail!("{name} declares no App, so there is nothing to run");
         }
         for app in &apps {
             // A former end of this command switched it off.
@@ -109,17 +109,11 @@ pub(crate) enum Review {
 /// Uploads what the documents name, applies them, and says what changed.
 pub(crate) fn apply(
     client: &Client,
-    source: &Source,
-    mut documents: Vec<plimsoll_manifest::Document>,
+    bundle: Bundle,
     place: &Where,
     review: Review,
 ) -> anyhow::Result<Vec<Applied>> {
-    for document in &mut documents {
-        if let plimsoll_manifest::Document::App(app) = document {
-            let project = app.metadata.project.clone().unwrap_or_else(|| place.project());
-            source.add_digests(&mut app.spec, |bytes| client.upload(&project, bytes))?;
-        }
-    }
+    let documents = uploaded(client, bundle, place)?;
     let reviewed = match review {
         Review::Silent => None,
         Review::Show => {
@@ -129,10 +123,26 @@ pub(crate) fn apply(
         Review::Only(hash) => Some(hash),
     };
     let applied = client.apply(&documents, &place.project(), reviewed)?;
+    Ok(say(applied, false))
+}
+
+/// Says what changed, or would change.
+pub(crate) fn say(applied: Vec<Applied>, dry_run: bool) -> Vec<Applied> {
+    let note = if dry_run { " (dry run)" } else { "" };
     for it in &applied {
-        talk(&format!("{} {} {}", it.kind.to_lowercase(), it.name, it.change));
+        talk(&format!("{} {} {}{note}", it.kind.to_lowercase(), it.name, it.change));
     }
-    Ok(applied)
+    applied
+}
+
+/// Uploads what the documents name.
+pub(crate) fn uploaded(
+    client: &Client,
+    bundle: Bundle,
+    place: &Where,
+) -> anyhow::Result<Vec<plimsoll_manifest::Document>> {
+    let usual = place.project();
+    bundle.kept(|project, bytes| client.upload(project.unwrap_or(&usual), bytes))
 }
 
 /// The Apps among what was applied.

@@ -8,27 +8,28 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
 use plimsoll_api::{Operation, Origin, Resource};
 use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
-use plimsoll_model::id::{ComponentName, KeyName, ObjectName, PathHash};
+use plimsoll_model::id::{ComponentName, KeyName, ManagerName, ObjectName, PathHash};
 use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::AppRevision;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{Kind, ObjectKey, Secret};
+use plimsoll_model::{Attached, Kind, ObjectKey, Secret};
+use serde_json::Value;
 
 use crate::Ended;
-use crate::client::{Client, Where};
+use crate::bundle::{Bundle, Files, add_digests};
+use crate::client::{Applied, Client, Where};
 use crate::follow::{Follower, pause, talk};
-use crate::source::Source;
+use crate::get::encoded;
 use crate::up::{self, Review};
-use crate::what::{What, project_of};
+use crate::what::{What, project_of, resource};
 
 /// Bring what a file declares into the control plane
 #[derive(Args)]
 pub(crate) struct Apply {
-    /// The file with the declarations; `-` reads standard input
-    #[arg(short, long, value_name = "FILE")]
-    file: String,
+    #[command(flatten)]
+    files: Files,
     #[command(flatten)]
     place: Where,
     /// Do what `plimsoll plan` showed under this path, and nothing else
@@ -40,19 +41,90 @@ pub(crate) struct Apply {
     /// Wait no longer than this; exit code 124
     #[arg(long, default_value = "10m")]
     timeout: Span,
+    /// Check everything, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    fields: Fields,
+}
+
+/// Whose the fields are
+#[derive(Args)]
+struct Fields {
+    /// Set only what the files say; what others have set stays theirs
+    #[arg(long, conflicts_with = "plan")]
+    server_side: bool,
+    /// Who sets them
+    #[arg(long, value_name = "NAME", default_value = "plimsoll", requires = "server_side")]
+    field_manager: ManagerName,
+    /// Take fields from others that have set them to something else
+    #[arg(long, requires = "server_side")]
+    force_conflicts: bool,
 }
 
 impl Apply {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let source = Source::read(&self.file)?;
-        let documents = plimsoll_manifest::parse(&source.name, &source.text)?;
+        let bundle = self.files.read()?;
         let client = self.place.client()?;
-        let review = self.plan.map_or(Review::Show, Review::Only);
-        let applied = up::apply(&client, &source, documents, &self.place, review)?;
+        let applied = if self.fields.server_side {
+            self.fields.apply(&client, bundle, &self.place, self.dry_run)?
+        } else if self.dry_run {
+            let documents = bundle.documents()?;
+            up::say(client.check(&documents, &self.place.project())?, true)
+        } else {
+            up::apply(&client, bundle, &self.place, self.plan.map_or(Review::Show, Review::Only))?
+        };
+        if self.dry_run {
+            return Ok(Ended::Done);
+        }
         if !self.wait {
             return Ok(Ended::Done);
         }
         wait(&client, up::apps_of(&applied), self.timeout)
+    }
+}
+
+impl Fields {
+    /// Applies each document for the manager: just the fields that it has.
+    fn apply(
+        &self,
+        client: &Client,
+        bundle: Bundle,
+        place: &Where,
+        dry_run: bool,
+    ) -> anyhow::Result<Vec<Applied>> {
+        let written = bundle.written()?;
+        let documents = if dry_run { bundle.documents()? } else { up::uploaded(client, bundle, place)? };
+        let mut query = format!("?fieldManager={}", encoded(self.field_manager.as_str()));
+        if self.force_conflicts {
+            query.push_str("&force=true");
+        }
+        if dry_run {
+            query.push_str("&dryRun=All");
+        }
+        let mut applied = Vec::new();
+        for (mut written, document) in written.into_iter().zip(documents) {
+            if let Document::App(app) = &document {
+                add_digests(&mut written, &app.spec);
+            }
+            let (kind, name) = (document.kind().name(), document.metadata().name.clone());
+            let resource = resource(kind)?;
+            let own = document.metadata().project.clone();
+            let project = project_of(&resource, &place.project()).cloned();
+            let project = project.map(|usual| own.unwrap_or(usual));
+            let key = ObjectKey { project: project.clone(), name: name.clone() };
+            let before = client.find(project.as_ref(), resource.plural, name.as_str())?;
+            let media = "application/apply-patch+yaml";
+            let after = client.patch(&key, resource.plural, media, &query, &written)?;
+            let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+            let change = match before {
+                None => "created",
+                Some(before) if version(&before) == version(&after) => "unchanged",
+                Some(_) => "changed",
+            };
+            applied.push(Applied { kind: kind.to_owned(), project, name, change: change.to_owned() });
+        }
+        Ok(up::say(applied, dry_run))
     }
 }
 
@@ -239,8 +311,8 @@ fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     };
     let wanted =
         wanted.ok_or_else(|| anyhow!("app {} has no such revision; it has {}", of.app, known.join(", ")))?;
-    let labels = client.app(&of.place.app(&of.app))?.meta.labels;
-    let metadata = Metadata { name: of.app.clone(), project: None, labels };
+    let Attached { labels, annotations, .. } = client.app(&of.place.app(&of.app))?.meta.attached;
+    let metadata = Metadata { name: of.app.clone(), project: None, labels, annotations };
     let spec = wanted.declaration.clone();
     let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
     client.apply(&[document], &of.place.project(), None)?;
@@ -279,9 +351,9 @@ impl SecretCommand {
         }
         let client = place.client()?;
         let known = client.find(Some(&place.project()), Secret::PLURAL, name.as_str())?;
-        let labels = known.map(|it| serde_json::from_value(it["metadata"]["labels"].clone()));
-        let labels = labels.and_then(Result::ok).unwrap_or_default();
-        let metadata = Metadata { name: name.clone(), project: None, labels };
+        let attached = known.map(|it| serde_json::from_value::<Attached>(it["metadata"].clone()));
+        let Attached { labels, annotations, .. } = attached.transpose()?.unwrap_or_default();
+        let metadata = Metadata { name: name.clone(), project: None, labels, annotations };
         let document = Document::Secret(SecretDeclared { line: 1, metadata, data });
         for applied in client.apply(&[document], &place.project(), None)? {
             talk(&format!("secret {name} {}", applied.change));

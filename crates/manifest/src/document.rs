@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use plimsoll_model::id::{KeyName, ObjectName, ProjectName};
+use plimsoll_model::Attached;
+use plimsoll_model::id::{KeyName, LabelName, ObjectName, ProjectName};
 use plimsoll_model::kind::{App, Project, Target};
 use plimsoll_model::object::Kind;
 use plimsoll_model::secret::Sensitive;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use crate::schema::DocumentKind;
 
@@ -89,7 +89,17 @@ pub struct Metadata {
     /// The owning project; absent means: that of the context, or none for kinds of the installation.
     pub project: Option<ProjectName>,
     /// For selection by people and tools.
-    pub labels: BTreeMap<KeyName, String>,
+    pub labels: BTreeMap<LabelName, String>,
+    /// For tools.
+    pub annotations: BTreeMap<LabelName, String>,
+}
+
+impl Metadata {
+    /// What it attaches to its object.
+    pub fn attached(&self) -> Attached {
+        let (labels, annotations) = (self.labels.clone(), self.annotations.clone());
+        Attached { labels, annotations, managers: Vec::new() }
+    }
 }
 
 /// The document form of [`Metadata`]. That only one of the two names of the project is given is checked
@@ -101,13 +111,14 @@ struct RawMetadata {
     project: Option<ProjectName>,
     namespace: Option<ProjectName>,
     #[serde(default)]
-    labels: BTreeMap<KeyName, String>,
-    #[serde(default, rename = "annotations")]
-    _annotations: IgnoredAny,
+    labels: BTreeMap<LabelName, String>,
+    #[serde(default)]
+    annotations: BTreeMap<LabelName, String>,
 }
 
 impl From<RawMetadata> for Metadata {
     fn from(raw: RawMetadata) -> Self {
-        Self { name: raw.name, project: raw.project.or(raw.namespace), labels: raw.labels }
+        let RawMetadata { name, project, namespace, labels, annotations } = raw;
+        Self { name, project: project.or(namespace), labels, annotations }
     }
 }

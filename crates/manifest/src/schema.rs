@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use jsonschema::{PatternOptions, Validator};
-use plimsoll_model::id::{Digest, KeyName, ObjectName, ProjectName, UserName};
+use plimsoll_model::id::{Digest, KeyName, LabelName, ObjectName, ProjectName, UserName};
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::quantity::{Bytes, Cpu, Span};
 use plimsoll_model::relation::EndpointRef;
@@ -101,8 +101,8 @@ fn metadata(kind: DocumentKind, generator: &mut SchemaGenerator) -> Value {
     let label = reference::<ProjectName>(generator);
     let mut properties = json!({
         "name": label.clone(),
-        "labels": reference::<BTreeMap<KeyName, String>>(generator),
-        "annotations": {"type": "object", "description": "Accepted for other tools, and ignored."},
+        "labels": attached(generator, "For selection by people and tools."),
+        "annotations": attached(generator, "For tools, which find them again."),
     });
     if matches!(kind, DocumentKind::App | DocumentKind::Secret) {
         properties["project"] = label.clone();
@@ -114,6 +114,14 @@ fn metadata(kind: DocumentKind, generator: &mut SchemaGenerator) -> Value {
         "required": ["name"],
         "additionalProperties": false,
     })
+}
+
+/// Short texts by name.
+fn attached(generator: &mut SchemaGenerator, description: &str) -> Value {
+    let mut schema = reference::<BTreeMap<LabelName, String>>(generator);
+    schema["maxProperties"] = json!(256);
+    schema["description"] = json!(description);
+    schema
 }
 
 fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
@@ -183,6 +191,7 @@ pub(crate) fn rule(pattern: &str) -> Option<&'static str> {
             reference::<Digest>(&mut generator),
             reference::<EndpointRef>(&mut generator),
             reference::<KeyName>(&mut generator),
+            reference::<LabelName>(&mut generator),
             reference::<ObjectName>(&mut generator),
             reference::<ProjectName>(&mut generator),
             reference::<SecretRef>(&mut generator),

@@ -12,7 +12,7 @@ metadata:
   name: shop
   project: demo
   labels: {team: web}
-  annotations: {example.com/owner: "nobody reads this"}
+  annotations: {example.com/owner: "tools read this"}
 spec:
   target: local
   components:
@@ -88,6 +88,7 @@ fn a_complete_file_becomes_typed_documents() {
     assert_eq!(app.metadata.name.as_str(), "shop");
     assert_eq!(app.metadata.project.as_ref().unwrap().as_str(), "demo");
     assert_eq!(app.metadata.labels[&"team".parse().unwrap()], "web");
+    assert_eq!(app.metadata.annotations[&"example.com/owner".parse().unwrap()], "tools read this");
     assert_eq!(app.operations, None);
     let web = &app.spec.components[&"web".parse().unwrap()];
     assert_eq!(web.replicas, Some(3));

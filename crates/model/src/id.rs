@@ -53,6 +53,34 @@ fn is_key(text: &str) -> bool {
         && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
+const QUALIFIED_RULE: &str =
+    "use up to 128 letters, digits, '_', '-' or '.', after an optional domain name and '/'";
+const QUALIFIED_PATTERN: &str = "^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$";
+
+fn is_qualified(text: &str) -> bool {
+    let is_domain = |text: &str| {
+        let bytes = text.as_bytes();
+        let is_good = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        (1..=253).contains(&bytes.len())
+            && bytes.iter().all(|b| is_good(b) || matches!(b, b'.' | b'-'))
+            && bytes.first().is_some_and(is_good)
+            && bytes.last().is_some_and(is_good)
+    };
+    let (domain, name) = text.split_once('/').map_or((None, text), |(domain, name)| (Some(domain), name));
+    let bytes = name.as_bytes();
+    domain.is_none_or(is_domain)
+        && (1..=128).contains(&bytes.len())
+        && !matches!(bytes[0], b'-' | b'.')
+        && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+const MANAGER_RULE: &str = "use 1 to 128 visible ASCII characters";
+const MANAGER_PATTERN: &str = "^[!-~]{1,128}$";
+
+fn is_manager(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// Declares a checked text type: constructor, serde, schema, display.
 macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr, $rule:expr, $pattern:expr) => {
@@ -139,6 +167,14 @@ text_type!(
 text_type!(
     /// Name of an environment variable, or a key of a secret or of relation data.
     KeyName, "key", is_key, KEY_RULE, KEY_PATTERN
+);
+text_type!(
+    /// Name of a label or an annotation, such as `team` or `example.org/team`.
+    LabelName, "label", is_qualified, QUALIFIED_RULE, QUALIFIED_PATTERN
+);
+text_type!(
+    /// Who sets fields of an object: a person's tool, or a program.
+    ManagerName, "field manager", is_manager, MANAGER_RULE, MANAGER_PATTERN
 );
 text_type!(
     /// A person or a program that uses the API: a name or an address of electronic mail.

@@ -14,6 +14,7 @@
 pub mod access;
 pub mod app;
 pub mod audit;
+pub mod fields;
 pub mod health;
 pub mod id;
 pub mod kind;
@@ -33,5 +34,5 @@ pub mod world;
 
 pub use app::{AppSpec, Component};
 pub use kind::{App, Project, Secret, Target, Token};
-pub use object::{Generation, Kind, Metadata, Object, ObjectKey, Revision};
+pub use object::{Attached, Generation, Kind, Metadata, Object, ObjectKey, Revision};
 pub use operations::Operations;

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{KeyName, ObjectName, ProjectName, Uid};
+use crate::fields::Manager;
+use crate::id::{LabelName, ObjectName, ProjectName, Uid};
 
 /// A kind of object. Implemented by the marker types of [`crate::kind`].
 pub trait Kind: Copy + fmt::Debug + Send + Sync + 'static {
@@ -172,9 +173,9 @@ pub struct Metadata {
     /// The object this one is a record of; it goes when the owner goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Uid>,
-    /// For selection by people and tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<KeyName, String>,
+    /// What people and tools attach to it.
+    #[serde(flatten)]
+    pub attached: Attached,
     /// When it was made.
     #[serde(rename = "creationTimestamp", alias = "created")]
     pub created: Timestamp,
@@ -191,6 +192,21 @@ pub struct Metadata {
     pub revision: Revision,
     /// Version of the declaration.
     pub generation: Generation,
+}
+
+/// What people and tools attach to an object; no reconciler reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attached {
+    /// For selection by people and tools.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelName, String>,
+    /// For tools, which find them again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<LabelName, String>,
+    /// Who set which field, once somebody applied a part of the object.
+    #[serde(default, rename = "managedFields", skip_serializing_if = "Vec::is_empty")]
+    pub managers: Vec<Manager>,
 }
 
 /// A resource version is text to clients, who compare it for equality only.

@@ -4,7 +4,6 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot go on ends here")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use plimsoll_model::operations::Operations;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::status::Outcome;
-use plimsoll_model::{App, ObjectKey};
+use plimsoll_model::{App, Attached, ObjectKey};
 use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, Opener, Settings};
 use plimsoll_store::{Batch, Memory, New, Scope, Store};
 
@@ -65,7 +64,7 @@ fn main() {
         key: ObjectKey::of_installation("local".parse().unwrap()),
         owner: None,
         at: Timestamp(1),
-        labels: BTreeMap::new(),
+        attached: Attached::default(),
         spec: TargetSpec::local(),
         operations: (),
     };
@@ -74,7 +73,7 @@ fn main() {
         key: key.clone(),
         owner: None,
         at: Timestamp(1),
-        labels: BTreeMap::new(),
+        attached: Attached::default(),
         spec: spec.unwrap(),
         operations: Operations::default(),
     };

@@ -1,6 +1,5 @@
 //! What is written down of a pass: the new status, and with it, in one batch, whatever the decision makes.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use plimsoll_model::id::{Digest, ObjectName, PlanNo, TargetName, Uid};
@@ -10,7 +9,7 @@ use plimsoll_model::status::{AppStatus, Outcome, OutcomeRecord, OutcomeState, Pl
 use plimsoll_model::step::Plan;
 use plimsoll_model::wait::Wait;
 use plimsoll_model::world::{ServiceIp, World};
-use plimsoll_model::{App, Kind, Object, ObjectKey};
+use plimsoll_model::{App, Attached, Kind, Object, ObjectKey};
 use plimsoll_plan::{Course, Decision, Input};
 use plimsoll_store::{Batch, KindName, New, Query, Scope, Store, StoreError};
 
@@ -154,7 +153,15 @@ fn record<K: Kind<Operations = ()>>(
     spec: K::Spec,
     at: Timestamp,
 ) -> New<K> {
-    New { uid, key, owner: Some(app.meta.uid.clone()), at, labels: BTreeMap::new(), spec, operations: () }
+    New {
+        uid,
+        key,
+        owner: Some(app.meta.uid.clone()),
+        at,
+        attached: Attached::default(),
+        spec,
+        operations: (),
+    }
 }
 
 /// Records are identified by their owner and what they record.
@@ -199,7 +206,7 @@ pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), Store
                 key,
                 owner: None,
                 at: app.meta.created,
-                labels: BTreeMap::new(),
+                attached: Attached::default(),
                 spec: UsageSpec { sum: None, gone: 1 },
                 operations: (),
             }),

@@ -1,19 +1,22 @@
 //! From what somebody declares to the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
 use plimsoll_model::access::Verb;
 use plimsoll_model::audit::{Action, AuditEntry, AuditResult};
-use plimsoll_model::id::{KeyName, ProjectName};
-use plimsoll_model::kind::SecretSpec;
-use plimsoll_model::object::{KindScope, Revision};
+use plimsoll_model::fields::{Conflict, Manager, Written};
+use plimsoll_model::id::{ManagerName, ProjectName};
+use plimsoll_model::kind::{Sealed, SecretSpec};
+use plimsoll_model::object::{KindScope, Revision, Timestamp};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{App, Kind, Object, ObjectKey, Project, Secret, Target};
+use plimsoll_model::{App, Attached, Kind, Object, ObjectKey, Project, Secret, Target};
 use plimsoll_reconcile::Opener as _;
 use plimsoll_store::{Batch, New, Scope, StoreError};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::Server;
 use crate::access::{AccessError, Caller};
@@ -46,7 +49,7 @@ pub enum Change {
 }
 
 /// Under which conditions something is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Only if the object is at this version.
     pub at: Option<Revision>,
@@ -56,6 +59,48 @@ pub struct Terms {
     pub present: bool,
     /// Check everything, and write nothing.
     pub dry_run: bool,
+    /// Whose the fields are.
+    pub by: By,
+}
+
+/// Whose the fields are that are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// This manager's, as far as they change.
+    Changed(ManagerName),
+    /// This manager's, as many as it applies.
+    Applied {
+        /// Who.
+        manager: ManagerName,
+        /// Which.
+        fields: BTreeSet<String>,
+        /// Whether others lose those that they had set to something else.
+        force: bool,
+    },
+}
+
+impl Default for By {
+    fn default() -> Self {
+        Self::Changed("plimsoll".parse().expect("a valid manager's name"))
+    }
+}
+
+impl By {
+    /// Who owns what after a write.
+    fn managers(
+        &self,
+        known: &[Manager],
+        before: &Value,
+        after: &Value,
+        at: Timestamp,
+    ) -> Result<Vec<Manager>, Vec<Conflict>> {
+        match self {
+            Self::Changed(manager) => Ok(Written { manager, before, after, at }.updated(known.to_vec())),
+            Self::Applied { manager, fields, force } => {
+                Written { manager, before, after, at }.applied(known, fields, *force)
+            }
+        }
+    }
 }
 
 /// Why something was not written.
@@ -101,6 +146,16 @@ pub enum ApplyError {
         /// The object.
         key: ObjectKey,
     },
+    /// Others have set some of its fields to something else.
+    #[error("{kind} {key} has fields of others: {}", listed(conflicts))]
+    Fields {
+        /// Its kind.
+        kind: &'static str,
+        /// The object.
+        key: ObjectKey,
+        /// Which.
+        conflicts: Vec<Conflict>,
+    },
     /// The project would declare more than its quota.
     #[error("app {key} is more than the quota of its project: {}", excess.join(", "))]
     Quota {
@@ -122,6 +177,20 @@ pub enum ApplyError {
     /// A secret could not be sealed, or no random number was to be had.
     #[error("the operating system refused")]
     System(#[from] io::Error),
+}
+
+fn listed(conflicts: &[Conflict]) -> String {
+    let each = conflicts.iter().map(|it| format!("{} ({})", it.field, it.manager));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// The declared part of an object, as fields are found in it.
+fn document(attached: &Attached, spec: &impl Serialize, operations: &impl Serialize) -> Value {
+    json!({
+        "metadata": {"labels": attached.labels, "annotations": attached.annotations},
+        "spec": spec,
+        "operations": operations,
+    })
 }
 
 impl ApplyError {
@@ -156,7 +225,7 @@ pub async fn apply(
     caller: &Caller,
     documents: &[Document],
     project: &ProjectName,
-    terms: Terms,
+    terms: &Terms,
 ) -> Result<Vec<Applied>, ApplyError> {
     let rank = |document: &Document| match document {
         Document::Project(_) => 0,
@@ -242,7 +311,7 @@ pub(crate) trait Governed: Kind {
 pub(crate) struct Writer<'a> {
     pub(crate) server: &'a Server,
     pub(crate) caller: &'a Caller,
-    pub(crate) terms: Terms,
+    pub(crate) terms: &'a Terms,
 }
 
 impl Writer<'_> {
@@ -252,7 +321,7 @@ impl Writer<'_> {
             let kept = || old.map(|old| old.operations.clone()).unwrap_or_default();
             (app.spec.clone(), app.operations.clone().unwrap_or_else(kept))
         };
-        self.put::<App>(&key, Some(&app.metadata.labels), Action::Change, wanted).await
+        self.put::<App>(&key, Some(app.metadata.attached()), Action::Change, wanted).await
     }
 
     async fn declare<K: Governed<Operations = ()>>(
@@ -261,7 +330,7 @@ impl Writer<'_> {
         project: &ProjectName,
     ) -> Result<Applied, ApplyError> {
         let key = key_of::<K>(&it.metadata, project);
-        self.put::<K>(&key, Some(&it.metadata.labels), Action::Change, |_| (it.spec.clone(), ())).await
+        self.put::<K>(&key, Some(it.metadata.attached()), Action::Change, |_| (it.spec.clone(), ())).await
     }
 
     /// A failure, which the audit log keeps if it is one of rights.
@@ -286,18 +355,24 @@ impl Writer<'_> {
         for (part, value) in &secret.data {
             data.insert(part.clone(), key.seal(value)?);
         }
-        let wanted = |old: Option<&Object<Secret>>| match old.filter(|old| is_same(key, old, secret)) {
-            Some(old) => (old.spec.clone(), ()),
-            None => (SecretSpec { data: data.clone() }, ()),
+        let wanted = |old: Option<&Object<Secret>>| {
+            let mut data = data.clone();
+            // What is the same stays sealed as it is: a value is changed by whoever changes it, and by nobody else.
+            for (part, sealed) in old.into_iter().flat_map(|old| &old.spec.data) {
+                if opens_to(key, sealed, secret.data.get(part)) {
+                    data.insert(part.clone(), sealed.clone());
+                }
+            }
+            (SecretSpec { data }, ())
         };
-        self.put::<Secret>(&name, Some(&secret.metadata.labels), Action::Change, wanted).await
+        self.put::<Secret>(&name, Some(secret.metadata.attached()), Action::Change, wanted).await
     }
 
     /// Creates or changes an object to what `wanted` makes of it, if `admit` agrees.
     async fn put<K: Governed>(
         &self,
         key: &ObjectKey,
-        labels: Option<&BTreeMap<KeyName, String>>,
+        attached: Option<Attached>,
         action: Action,
         wanted: impl Fn(Option<&Object<K>>) -> (K::Spec, K::Operations) + Send,
     ) -> Result<Applied, ApplyError> {
@@ -307,17 +382,15 @@ impl Writer<'_> {
             let old = self.server.store().get::<K>(&Scope::All, key).await.map_err(failed)?;
             self.check_terms::<K>(key, old.as_ref())?;
             let (spec, operations) = wanted(old.as_ref());
-            let kept = old.as_ref().map(|old| old.meta.labels.clone());
-            let labels = labels.cloned().or(kept).unwrap_or_default();
+            let attached = self.attached(key, old.as_ref(), attached.clone(), &spec, &operations)?;
             let (batch, change) = match &old {
                 Some(old) => {
-                    let batch =
-                        Batch::new().declare_labelled(old, labels.clone(), spec.clone(), operations.clone());
+                    let batch = Batch::new().declare_with(old, attached, spec.clone(), operations.clone());
                     let change = if batch.is_empty() { Change::Unchanged } else { Change::Changed };
                     (batch, change)
                 }
                 None => {
-                    (Batch::new().create(self.made::<K>(key, &labels, &spec, &operations)?), Change::Created)
+                    (Batch::new().create(self.made::<K>(key, attached, &spec, &operations)?), Change::Created)
                 }
             };
             let applied = Applied { kind: K::NAME, key: key.clone(), change };
@@ -337,10 +410,36 @@ impl Writer<'_> {
         }
     }
 
+    /// What is attached after a write: what it says, or what was there, and whose the fields are.
+    fn attached<K: Kind>(
+        &self,
+        key: &ObjectKey,
+        old: Option<&Object<K>>,
+        said: Option<Attached>,
+        spec: &K::Spec,
+        operations: &K::Operations,
+    ) -> Result<Attached, ApplyError> {
+        let kept = old.map(|old| old.meta.attached.clone()).unwrap_or_default();
+        let known = kept.managers.clone();
+        let mut attached = said.unwrap_or(kept);
+        if known.is_empty() && matches!(self.terms.by, By::Changed(_)) {
+            return Ok(attached);
+        }
+        let before = old.map(|old| document(&old.meta.attached, &old.spec, &old.operations));
+        let after = document(&attached, spec, operations);
+        let managers = self.terms.by.managers(&known, &before.unwrap_or_default(), &after, self.server.now());
+        attached.managers = managers.map_err(|conflicts| ApplyError::Fields {
+            kind: K::NAME,
+            key: key.clone(),
+            conflicts,
+        })?;
+        Ok(attached)
+    }
+
     fn made<K: Kind>(
         &self,
         key: &ObjectKey,
-        labels: &BTreeMap<KeyName, String>,
+        attached: Attached,
         spec: &K::Spec,
         operations: &K::Operations,
     ) -> io::Result<New<K>> {
@@ -350,7 +449,7 @@ impl Writer<'_> {
             key: key.clone(),
             owner: None,
             at: self.server.now(),
-            labels: labels.clone(),
+            attached,
             spec: spec.clone(),
             operations: operations.clone(),
         })
@@ -378,11 +477,14 @@ impl Writer<'_> {
 
 /// Whether a Secret has these values already.
 pub(crate) fn is_same(key: &Key, old: &Object<Secret>, secret: &SecretDeclared) -> bool {
-    let open = |sealed| key.open(sealed).map(|it| it.expose().clone());
-    let same = |part, value: &Sensitive<String>| {
-        old.spec.data.get(part).and_then(open).as_ref() == Some(value.expose())
-    };
-    old.spec.data.len() == secret.data.len() && secret.data.iter().all(|(part, value)| same(part, value))
+    let same = |(part, sealed)| opens_to(key, sealed, secret.data.get(part));
+    old.spec.data.len() == secret.data.len() && old.spec.data.iter().all(same)
+}
+
+/// Whether a sealed value is this one.
+fn opens_to(key: &Key, sealed: &Sealed, value: Option<&Sensitive<String>>) -> bool {
+    let opened = key.open(sealed);
+    opened.is_some_and(|opened| value.is_some_and(|value| opened.expose() == value.expose()))
 }
 
 impl Server {
@@ -423,14 +525,14 @@ impl Server {
     ///
     /// # Errors
     /// [`ApplyError::System`], when they cannot be opened.
-    pub fn reveal(&self, row: &plimsoll_store::Row) -> Result<serde_json::Value, ApplyError> {
+    pub fn reveal(&self, row: &plimsoll_store::Row) -> Result<Value, ApplyError> {
         let secret = plimsoll_store::decode::<Secret>(row.clone());
         let secret = secret.map_err(io::Error::other)?;
         let mut data = serde_json::Map::new();
         for (part, sealed) in &secret.spec.data {
             let value =
                 self.key().open(sealed).ok_or_else(|| io::Error::other("a value cannot be opened"))?;
-            data.insert(part.to_string(), serde_json::Value::String(value.expose().clone()));
+            data.insert(part.to_string(), Value::String(value.expose().clone()));
         }
         Ok(data.into())
     }
@@ -443,7 +545,7 @@ impl Server {
         &self,
         caller: &Caller,
         app: &Object<App>,
-        terms: Terms,
+        terms: &Terms,
         change: impl Fn(&mut Operations) + Sync,
     ) -> Result<(), ApplyError> {
         let key = &app.meta.key;
@@ -454,7 +556,7 @@ impl Server {
             (old.spec.clone(), operations)
         };
         // It must still be there: what is deleted meanwhile is not made again.
-        let terms = Terms { present: true, ..terms };
+        let terms = &Terms { present: true, ..terms.clone() };
         let done =
             Writer { server: self, caller, terms }.put::<App>(key, None, Action::Operate, wanted).await;
         if let (Err(error), false) = (&done, terms.dry_run) {
@@ -472,7 +574,7 @@ impl Server {
         caller: &Caller,
         plural: &str,
         key: &ObjectKey,
-        terms: Terms,
+        terms: &Terms,
     ) -> Result<(), ApplyError> {
         let writer = Writer { server: self, caller, terms };
         let done = match plural {

@@ -35,7 +35,7 @@ mod store;
 mod tokens;
 
 pub use access::{ADMINISTRATOR, AccessError, Caller};
-pub use apply::{Applied, ApplyError, Change, Terms, apply};
+pub use apply::{Applied, ApplyError, By, Change, Terms, apply};
 pub use backup::{BackupError, Recipients, Restored, Verified, new_identity, restore, verify};
 pub use content::save_content;
 pub use data::{DataDirectory, DataError, Held, random_text};

@@ -158,7 +158,7 @@ async fn as_applied(
             uid: "planned".parse().expect("a valid uid"),
             key: key.clone(),
             owner: None,
-            labels: app.metadata.labels.clone(),
+            attached: app.metadata.attached(),
             created: server.now(),
             deleting: None,
             revision: Revision(0),

@@ -9,7 +9,7 @@ use plimsoll_model::id::ProjectName;
 use plimsoll_model::kind::{Usage, UsageSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::operations::Operations;
-use plimsoll_model::{App, AppSpec, Object, ObjectKey, Project};
+use plimsoll_model::{App, AppSpec, Attached, Object, ObjectKey, Project};
 use plimsoll_store::{Batch, New, Query, Scope, Store, StoreError};
 
 use crate::access::name_of_project;
@@ -69,7 +69,7 @@ pub(crate) async fn admit(
             key,
             owner: None,
             at,
-            labels: std::collections::BTreeMap::new(),
+            attached: Attached::default(),
             spec: UsageSpec { sum: Some(now), gone: 0 },
             operations: (),
         }),

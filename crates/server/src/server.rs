@@ -1,6 +1,5 @@
 //! The parts, put together.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ use plimsoll_model::audit::Action;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
-use plimsoll_model::{Kind, ObjectKey, Project, Target};
+use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
     AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Orphan, Orphans, SweepError, follow,
 };
@@ -339,7 +338,7 @@ async fn ensure<K: Kind<Operations = ()>>(
                 key,
                 owner: None,
                 at,
-                labels: BTreeMap::new(),
+                attached: Attached::default(),
                 spec,
                 operations: (),
             }),

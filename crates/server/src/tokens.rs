@@ -1,6 +1,5 @@
 //! Tokens: made once, shown once, known by their hash.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use plimsoll_model::access::{Restriction, Verb};
@@ -9,7 +8,7 @@ use plimsoll_model::id::{Digest, ObjectName, UserName};
 use plimsoll_model::kind::TokenSpec;
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{Kind as _, Object, ObjectKey, Token};
+use plimsoll_model::{Attached, Kind as _, Object, ObjectKey, Token};
 use plimsoll_store::{Batch, New, Query, Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +110,7 @@ impl Server {
             key: key.clone(),
             owner: None,
             at: now,
-            labels: BTreeMap::new(),
+            attached: Attached::default(),
             spec,
             operations: (),
         };
@@ -197,7 +196,7 @@ impl Server {
         &self,
         caller: &Caller,
         name: &ObjectName,
-        terms: Terms,
+        terms: &Terms,
     ) -> Result<bool, ApplyError> {
         let key = ObjectKey::of_installation(name.clone());
         let failed = |source| ApplyError::Store { kind: Token::NAME, key: key.clone(), source };

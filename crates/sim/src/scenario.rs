@@ -6,9 +6,8 @@ use plimsoll_model::kind::{Sealed, SecretSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::operations::{Operations, Power};
 use plimsoll_model::quantity::Span;
-use plimsoll_model::{App, AppSpec, Object, ObjectKey, Secret, Target};
+use plimsoll_model::{App, AppSpec, Attached, Object, ObjectKey, Secret, Target};
 use plimsoll_store::{Batch, Memory, New, Query, Scope, Store};
-use std::collections::BTreeMap;
 
 /// The Apps of a run and how they consume each other: `store` <- `api` <- `web` and `jobs`; `solo` alone.
 const APPS: [&str; 5] = ["store", "api", "web", "jobs", "solo"];
@@ -84,7 +83,7 @@ impl Scenario {
             key: ObjectKey::of_installation("local".parse().expect("a valid name")),
             owner: None,
             at: Timestamp(0),
-            labels: BTreeMap::new(),
+            attached: Attached::default(),
             spec: TargetSpec::local(),
             operations: (),
         };
@@ -106,7 +105,7 @@ impl Scenario {
             key: self.key(name),
             owner: None,
             at: Timestamp(0),
-            labels: BTreeMap::new(),
+            attached: Attached::default(),
             spec: serde_json::from_value(declaration(name)).expect("a valid declaration"),
             operations: Operations::default(),
         };
@@ -127,7 +126,7 @@ impl Scenario {
                 key,
                 owner: None,
                 at: Timestamp(0),
-                labels: BTreeMap::new(),
+                attached: Attached::default(),
                 spec,
                 operations: (),
             })

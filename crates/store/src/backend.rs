@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 use plimsoll_model::audit::AuditRecord;
-use plimsoll_model::id::{KeyName, Uid};
+use plimsoll_model::id::{LabelName, Uid};
 use plimsoll_model::kind::PLURALS;
 use plimsoll_model::object::{Metadata, ObjectKey, Revision};
 
@@ -62,7 +62,7 @@ pub struct Query {
     /// Only the records of this object.
     pub owner: Option<Uid>,
     /// Only rows with all of these labels.
-    pub labels: BTreeMap<KeyName, String>,
+    pub labels: BTreeMap<LabelName, String>,
     /// At most so many rows; 0 stands for all.
     pub limit: usize,
     /// Only rows after this one: the last key of the page before.
@@ -78,7 +78,7 @@ impl Query {
     /// Whether a row belongs to the answer, limit apart.
     pub fn admits(&self, meta: &Metadata) -> bool {
         self.owner.as_ref().is_none_or(|owner| meta.owner.as_ref() == Some(owner))
-            && self.labels.iter().all(|(name, value)| meta.labels.get(name) == Some(value))
+            && self.labels.iter().all(|(name, value)| meta.attached.labels.get(name) == Some(value))
             && self.after.as_ref().is_none_or(|after| meta.key > *after)
     }
 }

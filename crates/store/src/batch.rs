@@ -1,11 +1,9 @@
 //! Writes that happen together or not at all, each with its precondition.
 
-use std::collections::BTreeMap;
-
 use plimsoll_model::audit::AuditEntry;
-use plimsoll_model::id::{KeyName, Uid};
+use plimsoll_model::id::Uid;
 use plimsoll_model::object::{Generation, Metadata, Observed, Timestamp};
-use plimsoll_model::{Kind, Object, ObjectKey, Revision};
+use plimsoll_model::{Attached, Kind, Object, ObjectKey, Revision};
 use serde::Serialize;
 
 use crate::backend::{KindName, Row};
@@ -82,8 +80,8 @@ pub struct New<K: Kind> {
     pub owner: Option<Uid>,
     /// When.
     pub at: Timestamp,
-    /// For selection by people and tools.
-    pub labels: BTreeMap<KeyName, String>,
+    /// What people and tools attach to it.
+    pub attached: Attached,
     /// What it declares or records.
     pub spec: K::Spec,
     /// What verbs say of it.
@@ -123,7 +121,7 @@ impl Batch {
             uid: new.uid,
             key: new.key,
             owner: new.owner,
-            labels: new.labels,
+            attached: new.attached,
             created: new.at,
             deleting: None,
             revision: Revision(0),
@@ -137,24 +135,25 @@ impl Batch {
     /// Changes what is declared. The generation grows if that is a change at all; if not, nothing is written.
     #[must_use]
     pub fn declare<K: Kind>(self, old: &Object<K>, spec: K::Spec, operations: K::Operations) -> Self {
-        self.declare_labelled(old, old.meta.labels.clone(), spec, operations)
+        self.declare_with(old, old.meta.attached.clone(), spec, operations)
     }
 
-    /// Changes what is declared, and the labels. Labels mean nothing to any reconciler: the generation stays for them.
+    /// Changes what is declared, and what is attached to it. The latter means nothing to any reconciler: the generation
+    /// stays for it.
     #[must_use]
-    pub fn declare_labelled<K: Kind>(
+    pub fn declare_with<K: Kind>(
         mut self,
         old: &Object<K>,
-        labels: BTreeMap<KeyName, String>,
+        attached: Attached,
         spec: K::Spec,
         operations: K::Operations,
     ) -> Self {
         let is_same = old.spec == spec && old.operations == operations;
-        if is_same && old.meta.labels == labels {
+        if is_same && old.meta.attached == attached {
             return self;
         }
         let mut object = Object::<K> { spec, operations, ..old.clone() };
-        object.meta.labels = labels;
+        object.meta.attached = attached;
         object.meta.generation = Generation(old.meta.generation.0 + u64::from(!is_same));
         self.put(&object, Precondition::At(old.meta.revision));
         self

@@ -10,7 +10,7 @@ use plimsoll_model::id::{ProjectName, Uid};
 use plimsoll_model::kind::{ProjectSpec, Target, TargetSpec};
 use plimsoll_model::object::{Generation, Timestamp};
 use plimsoll_model::operations::{Operations, Power};
-use plimsoll_model::{App, AppSpec, Object, ObjectKey, Project};
+use plimsoll_model::{App, AppSpec, Attached, Object, ObjectKey, Project};
 
 use crate::{Batch, ChangeKind, New, Query, Scope, Store, StoreError};
 
@@ -38,10 +38,15 @@ fn new_app(project: &str, name: &str) -> New<App> {
         key: app_key(project, name),
         owner: None,
         at: Timestamp(1),
-        labels: BTreeMap::from([("team".parse().expect("a valid key"), "web".to_owned())]),
+        attached: labelled("team", "web"),
         spec: AppSpec::default(),
         operations: Operations::default(),
     }
+}
+
+fn labelled(name: &str, value: &str) -> Attached {
+    let labels = BTreeMap::from([(name.parse().expect("a valid label"), value.to_owned())]);
+    Attached { labels, ..Attached::default() }
 }
 
 async fn read(store: &Store, project: &str, name: &str) -> Object<App> {
@@ -97,13 +102,13 @@ async fn generations_follow_declarations(store: Store) {
         .await
         .expect("no change");
     assert_eq!(read(&store, "p", "a").await, third, "declaring the same writes nothing");
-    let labels = BTreeMap::from([("tier".parse().expect("a valid key"), "front".to_owned())]);
-    let labelled = Batch::new().declare_labelled(&third, labels.clone(), AppSpec::default(), stopped());
-    store.commit(&Scope::All, labelled).await.expect("other labels");
+    let attached = labelled("tier", "front");
+    let change = Batch::new().declare_with(&third, attached.clone(), AppSpec::default(), stopped());
+    store.commit(&Scope::All, change).await.expect("other labels");
     let fourth = read(&store, "p", "a").await;
     assert_eq!(
-        (&fourth.meta.labels, fourth.meta.generation),
-        (&labels, Generation(2)),
+        (&fourth.meta.attached, fourth.meta.generation),
+        (&attached, Generation(2)),
         "labels are no declaration"
     );
 
@@ -137,7 +142,7 @@ async fn scopes_hide(store: Store) {
         key: ObjectKey::of_installation("local".parse().expect("a valid name")),
         owner: None,
         at: Timestamp(1),
-        labels: BTreeMap::new(),
+        attached: Attached::default(),
         spec: TargetSpec::local(),
         operations: (),
     };
@@ -184,7 +189,7 @@ async fn watches_follow_commits(store: Store) {
         key: ObjectKey::of_installation("p".parse().expect("a valid name")),
         owner: None,
         at: Timestamp(1),
-        labels: BTreeMap::new(),
+        attached: Attached::default(),
         spec: ProjectSpec::default(),
         operations: (),
     };

@@ -4,6 +4,7 @@
 
 mod agent;
 mod backup;
+mod fields;
 mod plane;
 mod router;
 mod tenants;

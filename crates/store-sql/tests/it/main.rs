@@ -7,12 +7,10 @@ mod outage;
 mod postgres;
 mod sqlite;
 
-use std::collections::BTreeMap;
-
 use plimsoll_model::id::InstallationId;
 use plimsoll_model::kind::ProjectSpec;
 use plimsoll_model::object::Timestamp;
-use plimsoll_model::{Object, ObjectKey, Project};
+use plimsoll_model::{Attached, Object, ObjectKey, Project};
 use plimsoll_store::{New, Scope, Store};
 
 fn installation() -> InstallationId {
@@ -29,7 +27,7 @@ fn new(name: &str) -> New<Project> {
         key: key(name),
         owner: None,
         at: Timestamp(1),
-        labels: BTreeMap::new(),
+        attached: Attached::default(),
         spec: ProjectSpec::default(),
         operations: (),
     }
