@@ -123,6 +123,19 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// What something says of a kept instance.
+    pub(crate) fn with<T>(&self, instance: &InstanceId, say: impl FnOnce(&Mark, &Place) -> T) -> Option<T> {
+        let state = self.inner.lock();
+        state.copies.get(instance).map(|copy| say(&copy.mark, &copy.place))
+    }
+
+    /// The command line of a supervisor, without its directory.
+    pub(crate) fn shim(&self) -> &[String] {
+        &self.inner.config.shim
+    }
+}
+
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -7,12 +7,13 @@
 //!
 //! The way through the crate: `agent` (the driver port), `ledger` (which plan to follow, on disk), `place` (an
 //! instance's directory), `render` (from a launch to files and a command line), `keeper` (one instance's life),
-//! `runner` (its supervisor), `cgroups`, `networks`, `probe`, `users` (whose processes they are).
+//! `runner` (its supervisor), `beside` (what people ask of it), `cgroups`, `networks`, `probe`, `users` (whose processes they are).
 //!
 //! Deliberately absent: decisions about how many copies there are, where traffic goes, and when something is
 //! replaced. Those are the plan's.
 
 mod agent;
+mod beside;
 mod cgroups;
 mod keeper;
 mod ledger;
@@ -24,4 +25,5 @@ mod runner;
 mod users;
 
 pub use agent::{Agent, AgentError, Config, OnChange};
+pub use beside::{Reached, Used};
 pub use place::log_files;

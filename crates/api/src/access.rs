@@ -21,6 +21,7 @@ use plimsoll_store::{Query, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::limit::{Asker, Limits};
 use crate::problem::{Problem, Sort};
 
 /// The administrator's token in the data directory.
@@ -50,13 +51,18 @@ fn make(path: &Path) -> io::Result<String> {
 pub(crate) struct Door {
     pub(crate) server: Arc<Server>,
     pub(crate) admin: Digest,
+    pub(crate) limits: Limits,
 }
 
 /// Lets through whoever shows a token, and says whom to the handlers.
 pub(crate) async fn check(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip());
     let token = token(&request).map(str::to_owned);
-    match caller(&door, token.as_deref(), from).await {
+    let asked = caller(&door, token.as_deref(), from).await.and_then(|caller| {
+        door.limits.ask(&Asker::User(caller.user().clone()))?;
+        Ok(caller)
+    });
+    match asked {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -73,6 +79,15 @@ fn token(request: &Request) -> Option<&str> {
 }
 
 async fn caller(door: &Door, token: Option<&str>, from: Option<IpAddr>) -> Result<Caller, Problem> {
+    let found = known(door, token, from).await;
+    if let Err(Problem { sort: Sort::Unauthorized, .. }) = &found {
+        // Whoever tries tokens may do so slowly.
+        door.limits.ask(&Asker::Unknown(from))?;
+    }
+    found
+}
+
+async fn known(door: &Door, token: Option<&str>, from: Option<IpAddr>) -> Result<Caller, Problem> {
     let Some(token) = token else {
         let detail = "give a token as `Authorization: Bearer TOKEN`; the administrator's is in the data directory's \
                       admin.token";

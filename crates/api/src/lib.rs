@@ -15,7 +15,10 @@
 //! | `POST /projects/{project}/plan` | what applying them would do |
 //! | `PUT /projects/{project}/content/{digest}` | the bytes of a program |
 //! | `POST /projects/{project}/apps/{name}/operations` | what verbs write |
-//! | `GET /projects/{project}/apps/{name}/logs` | what its copies said |
+//! | `GET /projects/{project}/apps/{name}/logs` | what its copies said; `follow=true` goes on |
+//! | `GET /projects/{project}/apps/{name}/exec` | a command beside a copy's program, over a WebSocket |
+//! | `GET /projects/{project}/usage` | what copies use |
+//! | `GET /projects/{project}/http_sd` | every port of every copy, for Prometheus |
 //! | `POST /tokens` | a new token, shown once |
 //! | `GET /audit` | who changed what |
 //! | `POST /backup` | a backup of this moment, encrypted for its recipients |
@@ -31,7 +34,10 @@
 
 mod access;
 mod derived;
+mod exec;
 mod kinds;
+mod limit;
+mod listen;
 mod logs;
 mod objects;
 mod openapi;
@@ -39,7 +45,9 @@ mod problem;
 mod request;
 mod select;
 mod serve;
+mod tls;
 mod tokens;
+mod usage;
 mod verbs;
 mod watch;
 mod whole;
@@ -48,9 +56,12 @@ mod write;
 
 pub use access::WhoAmI;
 pub use derived::{EVENTS, Event, INSTANCES, Instance};
+pub use exec::{Channel, ExecEnd};
 pub use kinds::{Origin, Resource};
 pub use logs::LogEntry;
 pub use openapi::openapi;
 pub use plimsoll_server::{NewToken, Planned, identity};
-pub use serve::{Endpoint, ServeError, serve};
+pub use serve::{End, Endpoint, Listen, ServeError, Serving, serve};
+pub use tls::{TlsError, TlsFiles};
+pub use usage::Usage;
 pub use verbs::Operation;

@@ -1,21 +1,39 @@
 //! What an App's copies said.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
+use futures::StreamExt as _;
 use plimsoll_model::access::Verb;
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
 use plimsoll_model::{App, ObjectKey};
 use plimsoll_server::{Caller, Server};
 use plimsoll_shim::Stream;
+use plimsoll_store::Scope;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
+use crate::limit::Limits;
+use crate::listen::{Ending, until_end};
 use crate::problem::{Problem, Sort};
 use crate::request::{Asked, At};
 
 /// Lines sent unless more or fewer are asked for.
 const USUAL_TAIL: usize = 200;
+
+/// How often is looked for new lines, while somebody follows.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How often is asked whether whoever follows still may.
+const RENEWAL: Duration = Duration::from_secs(30);
+
+/// Lines that wait to be sent at most.
+const WAITING: usize = 64;
 
 /// Lines sent at most.
 const MOST: usize = 100_000;
@@ -42,6 +60,12 @@ pub(crate) struct LogQuery {
     tail: Option<usize>,
     /// Only lines after this time, in milliseconds since 1970 UTC.
     after: Option<u64>,
+    /// Only lines of the runs before the present one.
+    #[serde(default)]
+    previous: bool,
+    /// Go on with what is said from now on, as JSON lines.
+    #[serde(default)]
+    follow: bool,
 }
 
 pub(crate) async fn logs(
@@ -49,42 +73,121 @@ pub(crate) async fn logs(
     Extension(caller): Extension<Caller>,
     At((project, name)): At<(ProjectName, ObjectName)>,
     Asked(query): Asked<LogQuery>,
-) -> Result<Json<Vec<LogEntry>>, Problem> {
+    (Extension(limits), Extension(ending)): (Extension<Limits>, Extension<Ending>),
+) -> Result<Response, Problem> {
     let scope = caller.within(server.store(), &project, Verb::Read).await?;
     let key = ObjectKey::in_project(project, name);
-    let app = server.store().get::<App>(&scope, &key).await?;
-    let app = app.ok_or_else(|| Problem::not_found(format!("app {key}")))?;
-    let components = app.status.into_iter().flat_map(|status| status.value.components);
-    let wanted = components.filter(|(name, _)| query.component.as_ref().is_none_or(|it| it == name));
-    let instances = wanted.flat_map(|(_, component)| component.instances.into_iter().map(|it| it.id));
-    let instances: Vec<InstanceId> =
-        instances.filter(|id| query.instance.as_ref().is_none_or(|it| it == id)).collect();
-    if let (Some(instance), true) = (&query.instance, instances.is_empty()) {
-        return Err(Problem::not_found(format!("instance {instance} of app {key}")));
+    let reader = Reader { server, scope, key, query };
+    let instances = reader.instances().await?;
+    if let (Some(instance), true) = (&reader.query.instance, instances.is_empty()) {
+        return Err(Problem::not_found(format!("instance {instance} of app {}", reader.key)));
     }
-    let (node, after) = (server.node().to_owned(), query.after.unwrap_or(0));
-    let mut lines = tokio::task::spawn_blocking(move || {
-        let mut lines = Vec::new();
-        for instance in instances {
-            for file in plimsoll_agent::log_files(&node, &instance) {
-                // A log that is not there has no lines.
-                let text = std::fs::read(file).unwrap_or_default();
-                let said = text.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
-                lines.extend(said.filter(|line| line.millis > after).map(|line| LogEntry {
-                    instance: instance.clone(),
-                    at: line.millis,
-                    error: line.stream == Stream::Err,
-                    text: String::from_utf8_lossy(line.text).into_owned(),
-                }));
-            }
-        }
-        lines
-    })
-    .await
-    .map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
-    // Lines of one copy stay in their order.
-    lines.sort_by_key(|line| line.at);
-    let tail = query.tail.unwrap_or(USUAL_TAIL).min(MOST);
+    let mut lines = reader.lines(instances, reader.query.after.unwrap_or(0)).await?;
+    let tail = reader.query.tail.unwrap_or(USUAL_TAIL).min(MOST);
     lines.drain(..lines.len().saturating_sub(tail));
-    Ok(Json(lines))
+    if !reader.query.follow {
+        return Ok(Json(lines).into_response());
+    }
+    let streaming = limits.stream(caller.user())?;
+    let (to, mut said) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let _streaming = streaming;
+        // It ends with its client, with the App, or with the server.
+        reader.follow(&caller, lines, to, ending).await.ok();
+    });
+    let body = futures::stream::poll_fn(move |context| said.poll_recv(context));
+    let body = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// Reads what an App's copies said.
+struct Reader {
+    server: Arc<Server>,
+    scope: Scope,
+    key: ObjectKey,
+    query: LogQuery,
+}
+
+impl Reader {
+    /// The copies that are meant and are there now.
+    async fn instances(&self) -> Result<Vec<InstanceId>, Problem> {
+        let app = self.server.store().get::<App>(&self.scope, &self.key).await?;
+        let app = app.ok_or_else(|| Problem::not_found(format!("app {}", self.key)))?;
+        let components = app.status.into_iter().flat_map(|status| status.value.components);
+        let wanted = components.filter(|(name, _)| self.query.component.as_ref().is_none_or(|it| it == name));
+        let instances = wanted.flat_map(|(_, component)| component.instances.into_iter().map(|it| it.id));
+        Ok(instances.filter(|id| self.query.instance.as_ref().is_none_or(|it| it == id)).collect())
+    }
+
+    /// What copies said after a time, in order of time; lines of one copy stay in their order.
+    async fn lines(&self, instances: Vec<InstanceId>, after: u64) -> Result<Vec<LogEntry>, Problem> {
+        let (server, previous) = (self.server.clone(), self.query.previous);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut lines = Vec::new();
+            for instance in instances {
+                let began = server.began(&instance).filter(|_| previous).unwrap_or(u64::MAX);
+                for file in plimsoll_agent::log_files(server.node(), &instance) {
+                    // A log that is not there has no lines.
+                    let text = std::fs::read(file).unwrap_or_default();
+                    let said = text.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
+                    let said = said.filter(|line| line.millis > after && line.millis < began);
+                    lines.extend(said.map(|line| LogEntry {
+                        instance: instance.clone(),
+                        at: line.millis,
+                        error: line.stream == Stream::Err,
+                        text: String::from_utf8_lossy(line.text).into_owned(),
+                    }));
+                }
+            }
+            lines.sort_by_key(|line| line.at);
+            lines
+        });
+        read.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))
+    }
+
+    /// Tells lines, and then whatever is said, of copies that come later too.
+    async fn follow(
+        &self,
+        caller: &Caller,
+        mut lines: Vec<LogEntry>,
+        to: mpsc::Sender<Bytes>,
+        mut ending: Ending,
+    ) -> Result<(), Problem> {
+        let mut after = self.query.after.unwrap_or(0);
+        // What was said in the latest millisecond may go on after it was read.
+        let mut latest: Vec<LogEntry> = Vec::new();
+        let mut looks = tokio::time::interval(LOOK);
+        let mut renewals = tokio::time::interval(RENEWAL);
+        loop {
+            lines.retain(|line| !latest.contains(line));
+            for line in &lines {
+                let mut text = serde_json::to_vec(line).unwrap_or_default();
+                text.push(b'\n');
+                if to.send(text.into()).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if let Some(last) = lines.last() {
+                if last.at > after + 1 {
+                    latest.clear();
+                }
+                after = last.at - 1;
+                let newest = last.at;
+                latest.extend(lines.into_iter().filter(|line| line.at == newest));
+            }
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = to.closed() => return Ok(()),
+                () = until_end(&mut ending) => return Ok(()),
+                _ = renewals.tick() => {
+                    let Some(now) = caller.renewed(self.server.store(), self.server.now()).await? else {
+                        return Ok(());
+                    };
+                    let Some(project) = &self.key.project else { return Ok(()) };
+                    now.within(self.server.store(), project, Verb::Read).await?;
+                }
+            }
+            lines = self.lines(self.instances().await?, after).await?;
+        }
+    }
 }

@@ -17,6 +17,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::kinds::Resource;
+use crate::limit::Limits;
+use crate::listen::Ending;
 use crate::problem::Problem;
 use crate::request::{Asked, At};
 use crate::select::Selector;
@@ -196,11 +198,12 @@ async fn answer(
     caller: Caller,
     view: View,
     query: ListQuery,
+    streams: (Limits, Ending),
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     if watch::is_wanted(query.watch, headers) {
         let from = watch::start(&query, headers)?;
-        return watch::stream(server, caller, view, from, headers).await;
+        return watch::stream(server, caller, view, from, streams, headers).await;
     }
     let limit = match query.limit {
         None | Some(0) => LARGEST_PAGE,
@@ -221,10 +224,11 @@ pub(crate) async fn list_all(
     Extension(caller): Extension<Caller>,
     At(plural): At<String>,
     Asked(query): Asked<ListQuery>,
+    (Extension(limits), Extension(ending)): (Extension<Limits>, Extension<Ending>),
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let view = View::of_all(&server, &caller, &plural, selector(&query)?).await?;
-    answer(server, caller, view, query, &headers).await
+    answer(server, caller, view, query, (limits, ending), &headers).await
 }
 
 /// A fixed path of its own, because tokens are made by it too.
@@ -232,9 +236,10 @@ pub(crate) async fn list_tokens(
     server: State<Arc<Server>>,
     caller: Extension<Caller>,
     query: Asked<ListQuery>,
+    streams: (Extension<Limits>, Extension<Ending>),
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    list_all(server, caller, At(Token::PLURAL.to_owned()), query, headers).await
+    list_all(server, caller, At(Token::PLURAL.to_owned()), query, streams, headers).await
 }
 
 pub(crate) async fn list(
@@ -242,10 +247,11 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     At((project, plural)): At<(ProjectName, String)>,
     Asked(query): Asked<ListQuery>,
+    (Extension(limits), Extension(ending)): (Extension<Limits>, Extension<Ending>),
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let view = View::of_project(&server, &caller, &project, &plural, selector(&query)?).await?;
-    answer(server, caller, view, query, &headers).await
+    answer(server, caller, view, query, (limits, ending), &headers).await
 }
 
 /// The names in the path of one object, of a project or of the installation.

@@ -208,6 +208,7 @@ impl Operation {
                 Sort::Unauthorized,
                 Sort::Forbidden,
                 Sort::NotFound,
+                Sort::TooMany,
                 Sort::Unavailable,
             ],
         }
@@ -422,7 +423,40 @@ fn fixed_paths() -> Map<String, Value> {
         (format!("{base}/hold"), hold()),
         (format!("{base}/migrate"), migrate()),
     ];
-    paths.into_iter().chain(verb_paths()).collect()
+    paths.into_iter().chain(verb_paths()).chain(copy_paths()).collect()
+}
+
+fn flag(name: &str, description: &str) -> Value {
+    in_query(name, &json!({"type": "boolean"}), description)
+}
+
+/// Paths about running copies.
+fn copy_paths() -> Vec<(String, Value)> {
+    let base = format!("/apis/{API_VERSION}");
+    let (project, name) = (in_path("project"), in_path("name"));
+    let word = |name: &str, description: &str| in_query(name, &json!({"type": "string"}), description);
+    let exec =
+        Operation::new("exec", "Run a command beside a copy's program, over a WebSocket (v5.channel.k8s.io)")
+            .with(&[project.clone(), name])
+            .with(&[
+                word("command", "The command line, as a JSON list of texts."),
+                word("component", "A copy of this component."),
+                word("instance", "This copy."),
+                flag("stdin", "Standard input is passed on."),
+                flag("tty", "It gets a terminal."),
+            ])
+            .answers(101, json!({"description": "Messages follow."}));
+    let usage = Operation::new("usage", "What copies use now")
+        .with(&[project.clone(), word("app", "Only copies of this App.")]);
+    let items = json!({"type": "object", "required": ["items"]});
+    let found = Operation::new("httpSd", "Every port of every copy, for Prometheus")
+        .with(&[project])
+        .answers(304, json!({"description": "It is the one that If-None-Match names."}));
+    vec![
+        (format!("{base}/projects/{{project}}/apps/{{name}}/exec"), json!({"get": exec.build()})),
+        (format!("{base}/projects/{{project}}/usage"), asked(usage, &items)),
+        (format!("{base}/projects/{{project}}/http_sd"), asked(found, &json!({"type": "array"}))),
+    ]
 }
 
 fn backup() -> Value {
@@ -511,12 +545,14 @@ fn verb_paths() -> Vec<(String, Value)> {
             format!("{base}/projects/{{project}}/apps/{{name}}/logs"),
             asked(
                 Operation::new("logs", "What an App's copies said").with(&[
-                    project,
-                    name,
+                    project.clone(),
+                    name.clone(),
                     word("component"),
                     word("instance"),
                     number("tail"),
                     number("after"),
+                    flag("previous", "Only what was said before the present run."),
+                    flag("follow", "Go on with what is said from now on, as JSON lines."),
                 ]),
                 &json!({"type": "array"}),
             ),

@@ -22,6 +22,7 @@ pub(crate) enum Sort {
     Gone,
     Stale,
     TooLarge,
+    TooMany,
     MediaType,
     Invalid,
     Internal,
@@ -30,7 +31,7 @@ pub(crate) enum Sort {
 
 impl Sort {
     /// Every sort, for the document of the API.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -41,6 +42,7 @@ impl Sort {
         Self::Gone,
         Self::Stale,
         Self::TooLarge,
+        Self::TooMany,
         Self::MediaType,
         Self::Invalid,
         Self::Internal,
@@ -67,6 +69,7 @@ impl Sort {
             Self::Gone => (StatusCode::GONE, "gone", "the changes since then are not kept any more"),
             Self::Stale => (StatusCode::PRECONDITION_FAILED, "stale", "the object is another one by now"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is too large"),
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many", "too many requests"),
             Self::MediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "the content type is not known")
             }
@@ -255,7 +258,7 @@ impl IntoResponse for Problem {
         let mut response = (status, Json(self.to_json())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {

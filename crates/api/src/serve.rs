@@ -18,10 +18,14 @@ use plimsoll_store::{Query, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use crate::limit::Limits;
+use crate::listen::{Ending, Listener};
 use crate::problem::{Problem, Sort};
+use crate::tls::{TlsError, TlsFiles, acceptor};
 use crate::wire::API_VERSION;
-use crate::{access, logs, objects, tokens, verbs, whole, write};
+use crate::{access, exec, logs, objects, tokens, usage, verbs, whole, write};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -32,18 +36,50 @@ const LARGEST_PROGRAM: usize = 64 << 20;
 /// Bytes of any other body: a file of declarations must fit, and a little more.
 const LARGEST_BODY: usize = 2 << 20;
 
-/// Where an API is and what it wants to see.
+/// How an API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where; the loopback address and any port if nothing is said.
+    pub address: SocketAddr,
+    /// The certificate. Without one, an address other than loopback gets one that is made here.
+    pub tls: Option<TlsFiles>,
+    /// Connections at the same time; further ones wait.
+    pub connections: usize,
+    /// Requests of each caller in a second, and twice as many at once; 0 for no limit.
+    pub rate: u32,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        Self { address, tls: None, connections: 4096, rate: 1000 }
+    }
+}
+
+/// Where an API is and how it is known.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Where it listens.
+    /// Where clients of this machine find it.
     pub address: SocketAddr,
+    /// The SHA-256 of its certificate, if connections are encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Digest>,
 }
 
 /// Why the API could not be served.
 #[derive(Debug, thiserror::Error)]
-#[error("the API cannot be served")]
-pub struct ServeError(#[from] io::Error);
+pub enum ServeError {
+    /// The address cannot be had.
+    #[error("the API cannot listen on {0}: stop what has it, or give another --listen")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The data directory cannot be written.
+    #[error("the API cannot be served")]
+    Io(#[from] io::Error),
+}
 
 impl Endpoint {
     /// The API of the control plane that owns a data directory, and its admin token.
@@ -58,22 +94,61 @@ impl Endpoint {
     }
 }
 
-/// Binds the API and says where it is; the future serves it until it is dropped.
+/// An API that is served until its end is asked for.
+pub struct Serving {
+    listener: Listener,
+    app: Router,
+    ending: watch::Sender<bool>,
+}
+
+/// Asks an API to end.
+#[derive(Clone)]
+pub struct End(watch::Sender<bool>);
+
+impl End {
+    /// From now on nobody is let in; what was begun is finished, within limits.
+    pub fn ask(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Serving {
+    /// What asks for its end.
+    pub fn end(&self) -> End {
+        End(self.ending.clone())
+    }
+
+    /// Serves until the end was asked for and what was begun is finished.
+    pub async fn run(self) {
+        let ending = self.ending.subscribe();
+        self.listener.serve(self.app, ending).await;
+    }
+}
+
+/// Binds the API and says where it is.
 ///
 /// # Errors
-/// When no port is free or the data directory cannot be written.
-pub async fn serve(server: Arc<Server>) -> Result<(Endpoint, impl Future<Output = ()> + Send), ServeError> {
+/// When the address cannot be had, or the data directory cannot be written.
+pub async fn serve(server: Arc<Server>, listen: Listen) -> Result<(Endpoint, Serving), ServeError> {
     let data = server.data().path().to_owned();
     let hash = access::load_or_make(&data)?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let endpoint = Endpoint { address: listener.local_addr()? };
-    plimsoll_shim::write_durably(&data, FILE, &endpoint)?;
-    let app = routes(server, hash).into_make_service_with_connect_info::<SocketAddr>();
-    let serving = async move {
-        // It ends only when its listener breaks, which it does not.
-        axum::serve(listener, app).await.ok();
+    let socket = TcpListener::bind(listen.address).await;
+    let socket = socket.map_err(|error| ServeError::Listen(listen.address, error))?;
+    let is_open = !listen.address.ip().is_loopback();
+    let tls = if is_open || listen.tls.is_some() {
+        Some(acceptor(listen.tls.as_ref(), &data, listen.address.ip())?)
+    } else {
+        None
     };
-    Ok((endpoint, serving))
+    let (tls, fingerprint) = tls.unzip();
+    let listener = Listener { socket, tls, connections: listen.connections.max(1) };
+    let endpoint = Endpoint { address: listener.address()?, fingerprint };
+    plimsoll_shim::write_durably(&data, FILE, &endpoint)?;
+    let (ending, ends) = watch::channel(false);
+    // One caller alone cannot take all connections for watches.
+    let limits = Limits::new(listen.rate, listen.connections.div_ceil(2));
+    let app = routes(server, hash, &limits, ends);
+    Ok((endpoint, Serving { listener, app, ending }))
 }
 
 /// What can be asked of one object, wherever it belongs.
@@ -82,7 +157,7 @@ fn one_object() -> MethodRouter<Arc<Server>> {
 }
 
 /// The table of requests.
-fn routes(server: Arc<Server>, admin: Digest) -> Router {
+fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending) -> Router {
     let of_app = "/projects/{project}/apps/{name}";
     let guarded = Router::new()
         .route("/whoami", get(access::whoami))
@@ -100,11 +175,14 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
         )
         .route(&format!("{of_app}/operations"), post(verbs::operate))
         .route(&format!("{of_app}/logs"), get(logs::logs))
+        .route(&format!("{of_app}/exec"), get(exec::exec))
+        .route("/projects/{project}/usage", get(usage::usage))
+        .route("/projects/{project}/http_sd", get(usage::http_sd))
         .route("/projects/{project}/{plural}", get(objects::list))
         .route("/projects/{project}/{plural}/{name}", one_object())
         .route("/{plural}", get(objects::list_all))
         .route("/{plural}/{name}", one_object());
-    let door = access::Door { server: server.clone(), admin };
+    let door = access::Door { server: server.clone(), admin, limits: limits.clone() };
     let guarded = Router::new()
         .route("/version", get(version))
         .route("/metrics", get(metrics))
@@ -114,7 +192,9 @@ fn routes(server: Arc<Server>, admin: Digest) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(Sort::MethodNotAllowed, "this path does not take this method")
         })
-        .layer(middleware::from_fn_with_state(door, access::check));
+        .layer(middleware::from_fn_with_state(door, access::check))
+        .layer(Extension(limits.clone()))
+        .layer(Extension(ending));
     Router::new()
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(ready))

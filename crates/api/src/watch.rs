@@ -16,6 +16,8 @@ use plimsoll_store::{Change, ChangeKind, Query, ResumeToken, Scope, StoreError, 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::limit::Limits;
+use crate::listen::{Ending, until_end};
 use crate::objects::{ListQuery, View};
 use crate::problem::{Problem, Sort};
 use crate::request::revision;
@@ -71,6 +73,7 @@ pub(crate) async fn stream(
     caller: Caller,
     view: View,
     from: Option<ResumeToken>,
+    (limits, mut ending): (Limits, Ending),
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let Some(kind) = view.resource.rows() else {
@@ -92,12 +95,16 @@ pub(crate) async fn stream(
         None => None,
     };
     let form = Form::of(headers);
+    let streaming = limits.stream(caller.user())?;
     let (events, mut received) = mpsc::channel(WAITING);
     let teller = Teller { server, caller, view, form, events };
     tokio::spawn(async move {
         let events = teller.events.clone();
+        let _streaming = streaming;
         tokio::select! {
             () = events.closed() => {}
+            // The client goes on elsewhere, or here after the next start, from where it is.
+            () = until_end(&mut ending) => {}
             ended = teller.tell(changes) => {
                 if let Err(problem) = ended {
                     events.send(form.write("ERROR", None, &problem.to_json())).await.ok();

@@ -145,7 +145,7 @@ fn create(file: &std::path::Path, recipients: &[String], place: &Where) -> anyho
     let draft = tempfile::NamedTempFile::new_in(directory);
     let mut draft = draft.with_context(|| format!("{} cannot be written", directory.display()))?;
     let body = serde_json::to_vec(&json!({"recipients": recipients}))?;
-    let bytes = client.download("backup", &body, draft.as_file_mut())?;
+    let bytes = client.copy("POST", "backup", &body, draft.as_file_mut())?;
     draft.as_file().sync_all()?;
     draft.persist(file).with_context(|| format!("{} cannot be written", file.display()))?;
     File::open(directory)?.sync_all()?;

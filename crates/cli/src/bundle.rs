@@ -14,6 +14,7 @@ use serde_json::Value;
 use walkdir::WalkDir;
 
 use crate::source::Source;
+use crate::transport::{Transport, Trust};
 
 /// How long an address may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -75,11 +76,20 @@ fn files_in(directory: &Path, recursive: bool) -> anyhow::Result<Vec<String>> {
 
 /// What an address answers. Programs that it names by file are looked for in this directory.
 fn fetched(address: &str) -> anyhow::Result<Source> {
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).build().into();
     let failed = || format!("{address} cannot be read");
-    let mut answer = agent.get(address).call().with_context(failed)?;
-    let limit = u64::try_from(plimsoll_manifest::LARGEST_FILE).unwrap_or(u64::MAX);
-    let text = answer.body_mut().with_config().limit(limit).read_to_vec().with_context(failed)?;
+    let transport = Transport::to(address, Trust::Machine)?;
+    let answer = transport.ask("GET", "", &[], b"", Some(ANSWER)).with_context(failed)?;
+    if !answer.status().is_success() {
+        bail!("{address} cannot be read: the answer is {}", answer.status());
+    }
+    let text = answer.into_body().to_vec();
+    if text.len() > plimsoll_manifest::LARGEST_FILE {
+        bail!(
+            "{address} has {} bytes, more than the {} allowed",
+            text.len(),
+            plimsoll_manifest::LARGEST_FILE
+        );
+    }
     Ok(Source::of(address, text))
 }
 

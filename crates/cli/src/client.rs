@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, NewToken, Operation, Planned, WhoAmI};
+use hyper::Response;
+use hyper::body::Bytes;
+use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, NewToken, Operation, Planned, Usage, WhoAmI};
 use plimsoll_manifest::Document;
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
@@ -14,10 +16,9 @@ use plimsoll_model::{App, Kind, Object, ObjectKey};
 use plimsoll_server::{Migrated, OnHold};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::Agent;
-use ureq::http::Response;
 
 use crate::config::{Config, Context as Settings};
+use crate::transport::{Transport, Trust};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_mins(1);
@@ -34,6 +35,9 @@ pub(crate) struct Where {
     /// The control plane's address, instead; the token is in `PLIMSOLL_TOKEN` or the file `PLIMSOLL_TOKEN_FILE`
     #[arg(long, env = "PLIMSOLL_SERVER", value_name = "URL", global = true)]
     server: Option<String>,
+    /// The fingerprint of its certificate, as the server says it when it starts; else authorities decide
+    #[arg(long, env = "PLIMSOLL_FINGERPRINT", value_name = "sha256:HEX", global = true, hide = true)]
+    fingerprint: Option<String>,
     /// The context of your settings that says what no option does; `plimsoll config` makes them
     #[arg(long, env = "PLIMSOLL_CONTEXT", value_name = "NAME", global = true)]
     context: Option<String>,
@@ -81,9 +85,21 @@ impl Where {
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let settings = self.context()?;
         match (&self.server, &self.data_dir, &settings.server) {
-            (Some(server), _, _) | (None, None, Some(server)) => Client::at(server, given_token(&settings)?),
+            (Some(server), _, _) | (None, None, Some(server)) => {
+                Client::at(server, given_token(&settings)?, self.trust(&settings)?)
+            }
             _ => Client::of(&self.data()?),
         }
+    }
+
+    /// By what the control plane is known.
+    fn trust(&self, settings: &Settings) -> anyhow::Result<Trust> {
+        let fingerprint = self.fingerprint.as_deref().or(settings.fingerprint.as_deref());
+        if let Some(text) = fingerprint {
+            let digest = text.strip_prefix("sha256:").unwrap_or(text).parse();
+            return Ok(Trust::Fingerprint(digest.context("that is no fingerprint: sha256: and 64 digits")?));
+        }
+        Ok(settings.ca_file.clone().map_or(Trust::Machine, Trust::File))
     }
 
     /// A client of the control plane that runs there, if one does.
@@ -117,6 +133,13 @@ impl Where {
                 "PLIMSOLL_TOKEN_FILE",
                 std::env::var("PLIMSOLL_TOKEN_FILE").ok(),
                 settings.token_file.as_ref().map(path),
+                "-",
+            ),
+            row(
+                "fingerprint",
+                "PLIMSOLL_FINGERPRINT",
+                self.fingerprint.clone(),
+                settings.fingerprint.clone(),
                 "-",
             ),
             row(
@@ -158,8 +181,7 @@ fn given_token(settings: &Settings) -> anyhow::Result<String> {
 
 /// A client of one control plane.
 pub(crate) struct Client {
-    agent: Agent,
-    base: String,
+    pub(crate) transport: Transport,
     token: String,
 }
 
@@ -197,7 +219,12 @@ impl Client {
             }
             found => found.with_context(|| format!("{} cannot be read", data.display()))?,
         };
-        let client = Self::new(format!("http://{}", endpoint.address), token);
+        let (scheme, trust) = match endpoint.fingerprint {
+            Some(fingerprint) => ("https", Trust::Fingerprint(fingerprint)),
+            None => ("http", Trust::default()),
+        };
+        let transport = Transport::to(&format!("{scheme}://{}", endpoint.address), trust)?;
+        let client = Self { transport, token };
         client.get("version").with_context(|| {
             format!("no control plane runs in {}: start one with `plimsoll server`", data.display())
         })?;
@@ -205,20 +232,18 @@ impl Client {
     }
 
     /// A client of the control plane at an address.
-    fn at(server: &str, token: String) -> anyhow::Result<Self> {
-        let client = Self::new(server.trim_end_matches('/').to_owned(), token);
+    fn at(server: &str, token: String, trust: Trust) -> anyhow::Result<Self> {
+        let is_plain = server.starts_with("http://");
+        if is_plain && !is_this_machine(server) {
+            bail!("{server} is not encrypted, and the token is a secret: use https://");
+        }
+        let client = Self { transport: Transport::to(server, trust)?, token };
         client.get("version").with_context(|| format!("no control plane answers at {server}"))?;
         Ok(client)
     }
 
-    fn new(base: String, token: String) -> Self {
-        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER)).build();
-        Self { agent: config.into(), base, token }
-    }
-
     pub(crate) fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let request = self.agent.get(format!("{}/{path}", self.base));
-        answer(request.header("Authorization", format!("Bearer {}", self.token)).call()?)
+        self.ask("GET", path, &[], b"", Some(ANSWER))
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Value> {
@@ -226,13 +251,25 @@ impl Client {
     }
 
     fn send_as(&self, method: &str, path: &str, media: &str, body: &[u8]) -> anyhow::Result<Value> {
-        let request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}/{path}", self.base))
-            .header("Authorization", format!("Bearer {}", self.token))
-            .header("Content-Type", media)
-            .body(body)?;
-        answer(self.agent.run(request)?)
+        self.ask(method, path, &[("content-type", media)], body, Some(ANSWER))
+    }
+
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        within: Option<Duration>,
+    ) -> anyhow::Result<Value> {
+        let bearer = self.bearer();
+        let headers = [headers, &[("authorization", &bearer)]].concat();
+        answer(&self.transport.ask(method, path, &headers, body, within)?)
+    }
+
+    /// What shows who asks.
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
     }
 
     /// Where a collection is: in a project, or in the installation and across all projects.
@@ -413,28 +450,23 @@ impl Client {
         Ok(serde_json::from_value(self.get(&format!("{BASE}/whoami"))?)?)
     }
 
-    /// Sends a request whose answer is a file, however long it takes, and says how long the file is.
-    pub(crate) fn download(&self, path: &str, body: &[u8], file: &mut std::fs::File) -> anyhow::Result<u64> {
-        let mut response = self.patiently("POST", path, body)?;
-        if !response.status().is_success() {
-            answer(response)?;
-            bail!("the server answered something else than a file");
+    /// Sends a request whose answer is written somewhere as it comes, however long that takes.
+    pub(crate) fn copy(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        out: &mut dyn std::io::Write,
+    ) -> anyhow::Result<u64> {
+        let bearer = self.bearer();
+        let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+        match self.transport.copy(method, &format!("{BASE}/{path}"), &headers, body, out)? {
+            Ok(length) => Ok(length),
+            Err(refused) => match answer(&refused) {
+                Err(error) => Err(error),
+                Ok(_) => bail!("the server answered with {}", refused.status()),
+            },
         }
-        let mut reader = response.body_mut().with_config().limit(u64::MAX).reader();
-        std::io::copy(&mut reader, file).context("the file did not come whole")
-    }
-
-    /// Sends a request whose answer may take as long as it wants.
-    fn patiently(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Response<ureq::Body>> {
-        let agent: Agent =
-            Agent::config_builder().http_status_as_error(false).timeout_connect(Some(ANSWER)).build().into();
-        let request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}/{BASE}/{path}", self.base))
-            .header("Authorization", format!("Bearer {}", self.token))
-            .header("Content-Type", "application/json")
-            .body(body)?;
-        Ok(agent.run(request)?)
     }
 
     /// What the release of a restore would do, if there is one.
@@ -450,7 +482,8 @@ impl Client {
     /// Moves everything to a database.
     pub(crate) fn migrate(&self, to: &str) -> anyhow::Result<Migrated> {
         let body = serde_json::to_vec(&json!({"to": to}))?;
-        Ok(serde_json::from_value(answer(self.patiently("POST", "migrate", &body)?)?)?)
+        let headers = [("content-type", "application/json")];
+        Ok(serde_json::from_value(self.ask("POST", &format!("{BASE}/migrate"), &headers, &body, None)?)?)
     }
 
     /// Records of the audit log after a number.
@@ -460,8 +493,36 @@ impl Client {
 
     /// What an App's copies said.
     pub(crate) fn logs(&self, app: &ObjectKey, query: &str) -> anyhow::Result<Vec<LogEntry>> {
-        let path = format!("{}/logs?{query}", Self::place(app, App::PLURAL));
+        let path = format!("{}/logs?{query}", self.path_of_app(app));
         Ok(serde_json::from_value(self.get(&path)?)?)
+    }
+
+    /// What an App's copies said, and say from now on.
+    pub(crate) fn follow_logs(
+        &self,
+        app: &ObjectKey,
+        query: &str,
+        out: &mut dyn std::io::Write,
+    ) -> anyhow::Result<u64> {
+        let path = format!("{}/logs?{query}&follow=true", self.path_of_app(app));
+        self.copy("GET", path.trim_start_matches(BASE).trim_start_matches('/'), b"", out)
+    }
+
+    /// Where an App is asked for what is no part of it.
+    #[expect(clippy::unused_self, reason = "it is this client's path")]
+    pub(crate) fn path_of_app(&self, app: &ObjectKey) -> String {
+        Self::place(app, App::PLURAL)
+    }
+
+    /// What a project's copies use.
+    pub(crate) fn usage(
+        &self,
+        project: &ProjectName,
+        app: Option<&ObjectName>,
+    ) -> anyhow::Result<Vec<Usage>> {
+        let only = app.map_or_else(String::new, |app| format!("?app={app}"));
+        let mut answer = self.get(&format!("{BASE}/projects/{project}/usage{only}"))?;
+        Ok(serde_json::from_value(answer["items"].take())?)
     }
 
     /// Where routes are served.
@@ -475,14 +536,21 @@ pub(crate) fn app_of(value: Value) -> anyhow::Result<Object<App>> {
     Ok(serde_json::from_value::<Sent<App>>(value)?.into())
 }
 
+/// Whether an address is one of this machine, where nobody listens in.
+fn is_this_machine(server: &str) -> bool {
+    let host = server.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    let host = host.unwrap_or_default();
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// The answer's JSON, or what the server has against the request.
-fn answer(mut response: Response<ureq::Body>) -> anyhow::Result<Value> {
-    let status = response.status();
-    let text = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
+pub(crate) fn answer(response: &Response<Bytes>) -> anyhow::Result<Value> {
+    let (status, text) = (response.status(), response.body());
     if status.is_success() {
-        return Ok(serde_json::from_slice(&text).unwrap_or(Value::Null));
+        return Ok(serde_json::from_slice(text).unwrap_or(Value::Null));
     }
-    let problem: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+    let problem: Value = serde_json::from_slice(text).unwrap_or(Value::Null);
     let errors = problem["errors"].as_array().into_iter().flatten();
     let line = |error: &Value| {
         let message = error["message"].as_str()?;

@@ -36,6 +36,12 @@ pub(crate) struct Context {
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<String>,
+    /// The fingerprint of its certificate: `sha256:` and 64 digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
+    /// The file with the authority, or the certificate, by which it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// The file with one's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
@@ -136,6 +142,12 @@ pub(crate) struct SetContext {
     /// The control plane's address
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// The fingerprint of its certificate, as the server says it when it starts
+    #[arg(long, value_name = "sha256:HEX", conflicts_with = "ca_file")]
+    fingerprint: Option<String>,
+    /// The authority, or the certificate itself, by which it is known, as PEM; it stays where it is
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// The file with your token; it stays where it is
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -186,6 +198,9 @@ impl ConfigCommand {
                     context.data_dir = None;
                 }
                 context.server = change.server.or(context.server.take());
+                if change.fingerprint.is_some() || change.ca_file.is_some() {
+                    (context.fingerprint, context.ca_file) = (change.fingerprint, change.ca_file);
+                }
                 context.token_file = change.token_file.or(context.token_file.take());
                 context.data_dir = change.data_dir.or(context.data_dir.take());
                 context.project = change.project.or(context.project.take());

@@ -1,11 +1,14 @@
 //! `plimsoll logs`: what copies said.
 
+use std::io::{self, Write};
+
 use clap::Args;
+use plimsoll_api::LogEntry;
 use plimsoll_model::id::{ComponentName, InstanceId};
 use plimsoll_model::quantity::Span;
 
 use crate::Ended;
-use crate::follow::{pause, talk};
+use crate::follow::talk;
 use crate::table::now;
 use crate::verbs::OfApp;
 
@@ -26,6 +29,9 @@ pub(crate) struct Logs {
     /// Only lines of this last time, such as `5m`
     #[arg(long)]
     since: Option<Span>,
+    /// Only what was said before its present run: why it ended
+    #[arg(long, conflicts_with = "follow")]
+    previous: bool,
     /// Go on with what is said from now on
     #[arg(short, long)]
     follow: bool,
@@ -39,22 +45,44 @@ impl Logs {
         let component = self.component.iter().map(|it| format!("&component={it}"));
         let instance = self.instance.iter().map(|it| format!("&instance={it}"));
         let only: String = component.chain(instance).collect();
-        let mut after = self.since.map_or(0, |since| now().saturating_sub(since.millis));
-        let mut tail = self.tail;
-        loop {
-            let lines = client.logs(&app, &format!("tail={tail}&after={after}{only}"))?;
-            for line in &lines {
-                println!("{} {}", line.instance, line.text);
-            }
-            if !self.follow {
-                if lines.is_empty() {
-                    talk("nothing was said");
-                }
-                return Ok(Ended::Done);
-            }
-            after = lines.last().map_or(after, |line| line.at);
-            tail = 100_000;
-            pause();
+        let after = self.since.map_or(0, |since| now().saturating_sub(since.millis));
+        let query = format!("tail={}&after={after}&previous={}{only}", self.tail, self.previous);
+        if self.follow {
+            client.follow_logs(&app, &query, &mut Lines::default())?;
+            talk("the server ended, or the app");
+            return Ok(Ended::Done);
         }
+        let lines = client.logs(&app, &query)?;
+        for line in &lines {
+            println!("{} {}", line.instance, line.text);
+        }
+        if lines.is_empty() {
+            talk("nothing was said");
+        }
+        Ok(Ended::Done)
+    }
+}
+
+/// Prints log lines that come as JSON, whole ones only.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.begun.extend_from_slice(bytes);
+        let mut out = io::stdout().lock();
+        while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.begun.drain(..=end).collect();
+            let line: LogEntry = serde_json::from_slice(&line)?;
+            writeln!(out, "{} {}", line.instance, line.text)?;
+        }
+        out.flush()?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod describe;
 mod diff;
+mod exec;
 mod explain;
 mod follow;
 mod get;
@@ -20,6 +21,8 @@ mod plan;
 mod sim;
 mod source;
 mod table;
+mod top;
+mod transport;
 mod up;
 mod verbs;
 mod what;
@@ -66,6 +69,12 @@ enum Command {
     Events(describe::Events),
     /// Print what an App's copies said
     Logs(logs::Logs),
+    /// Run a command beside the program of a copy
+    Exec(exec::Exec),
+    /// Copy files from and to a copy's directory
+    Cp(exec::Cp),
+    /// Print how much CPU and memory copies use now
+    Top(top::Top),
     /// Wait until an App runs as declared
     Wait(verbs::WaitCommand),
     /// Run so many copies of a component, whatever its declaration says
@@ -129,6 +138,9 @@ enum Command {
     Shim {
         /// The instance's directory
         directory: std::path::PathBuf,
+        /// Its standard input is a terminal of its own
+        #[arg(long)]
+        terminal: bool,
         /// Become this command beside the program that runs there
         #[arg(last = true)]
         command: Vec<String>,
@@ -140,6 +152,8 @@ enum Ended {
     Done,
     /// Another process does it already; the code says which kind.
     Locked(u8),
+    /// A command that was run somewhere ended with this exit code.
+    Code(u8),
     /// The answer is no.
     No,
     /// Changes were found and `--exit-code` asks to be told.
@@ -161,6 +175,7 @@ fn main() -> ExitCode {
     match carry_out(arguments.command) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Locked(code)) => ExitCode::from(code),
+        Ok(Ended::Code(code)) => ExitCode::from(code),
         Ok(Ended::No) => ExitCode::FAILURE,
         Ok(Ended::Changes) => ExitCode::from(2),
         Ok(Ended::TimedOut) => {
@@ -189,6 +204,9 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Why(why) => why.run(),
         Command::Events(events) => events.run(),
         Command::Logs(logs) => logs.run(),
+        Command::Exec(exec) => exec.run(),
+        Command::Cp(cp) => cp.run(),
+        Command::Top(top) => top.run(),
         Command::Wait(wait) => wait.run(),
         Command::Scale(scale) => scale.run(),
         Command::Stop(of) => verbs::power(&of, Power::Off),
@@ -219,8 +237,8 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
                 Err(error) => Err(error.into()),
             }
         }
-        Command::Shim { directory, command } if !command.is_empty() => {
-            Err(plimsoll_shim::exec(&directory, &command).into())
+        Command::Shim { directory, terminal, command } if !command.is_empty() => {
+            Err(plimsoll_shim::exec(&directory, &command, terminal).into())
         }
         Command::Shim { directory, .. } => match plimsoll_shim::supervise(&directory) {
             Ok(()) => Ok(Ended::Done),

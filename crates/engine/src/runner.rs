@@ -1,5 +1,7 @@
 //! The engine at work: takes what is due from the queue, some at a time, until it is dropped.
 
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,29 +9,35 @@ use plimsoll_model::ObjectKey;
 use plimsoll_model::quantity::Span;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::queue::Queue;
 use crate::reconciler::{Fut, Look, Reconciler};
 
 /// Names every object there is, for the full scan that makes up for lost hints.
 pub trait Census: Send + Sync + 'static {
-    /// Every object. What cannot be listed now is listed at the next scan.
-    fn all(&self) -> Fut<'_, Vec<ObjectKey>>;
+    /// The objects after one, or the first ones, in order and so many at most; none at the end. What cannot be listed
+    /// now is listed by the next scan.
+    fn page(&self, after: Option<ObjectKey>, limit: usize) -> Fut<'_, Vec<ObjectKey>>;
 }
+
+/// Objects that a scan marks at once.
+const PAGE: usize = 100;
 
 /// How an engine works.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// Objects that are reconciled at the same time.
     pub parallel: usize,
-    /// Time between two full scans.
+    /// Time from the begin of a full scan to that of the next one, if it has ended by then.
     pub scan: Duration,
+    /// Objects that a scan marks in a second at most: of many objects a scan takes longer, rather than everything.
+    pub scanned: u32,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { parallel: 32, scan: Duration::from_secs(30) }
+        Self { parallel: 32, scan: Duration::from_secs(30), scanned: 400 }
     }
 }
 
@@ -75,8 +83,7 @@ pub async fn run(hints: Hints, reconciler: Arc<dyn Reconciler>, census: Arc<dyn 
     let began = Instant::now();
     let now = || Span::millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
     let mut running: JoinSet<(ObjectKey, Look)> = JoinSet::new();
-    let mut scan = tokio::time::interval(pace.scan);
-    scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut scans = pin!(scan(&hints, &*census, pace));
     loop {
         while running.len() < pace.parallel {
             let Some(key) = hints.shared.lock().next(now()) else { break };
@@ -98,12 +105,28 @@ pub async fn run(hints: Hints, reconciler: Arc<dyn Reconciler>, census: Arc<dyn 
             }
             () = hints.shared.news.notified() => {}
             () = sleep_until(due) => {}
-            _ = scan.tick() => {
-                for key in census.all().await {
-                    hints.shared.lock().mark(&key);
-                }
-            }
+            never = &mut scans => match never {},
         }
+    }
+}
+
+/// Marks every object again and again.
+async fn scan(hints: &Hints, census: &dyn Census, pace: Pace) -> Infallible {
+    loop {
+        let (began, mut after, mut marked) = (Instant::now(), None, 0);
+        loop {
+            let page = census.page(after, PAGE).await;
+            for key in &page {
+                hints.mark(key);
+            }
+            marked += u32::try_from(page.len()).unwrap_or(u32::MAX);
+            after = page.into_iter().next_back();
+            if after.is_none() {
+                break;
+            }
+            tokio::time::sleep_until(began + Duration::from_secs(1) * marked / pace.scanned.max(1)).await;
+        }
+        tokio::time::sleep_until(began + pace.scan).await;
     }
 }
 
@@ -135,8 +158,8 @@ mod tests {
     struct Two;
 
     impl Census for Two {
-        fn all(&self) -> Fut<'_, Vec<ObjectKey>> {
-            Box::pin(async { vec![key("a"), key("b")] })
+        fn page(&self, after: Option<ObjectKey>, _: usize) -> Fut<'_, Vec<ObjectKey>> {
+            Box::pin(async move { if after.is_none() { vec![key("a"), key("b")] } else { Vec::new() } })
         }
     }
 
@@ -148,7 +171,7 @@ mod tests {
     async fn hints_come_at_once_and_scans_make_up_for_lost_ones() {
         let (seen, mut looks) = mpsc::unbounded_channel();
         let hints = Hints::new(1);
-        let pace = Pace { parallel: 2, scan: Duration::from_secs(30) };
+        let pace = Pace { parallel: 2, ..Pace::default() };
         let engine = tokio::spawn(run(hints.clone(), Arc::new(Recorder { seen }), Arc::new(Two), pace));
         assert_eq!((looks.recv().await, looks.recv().await), (Some(key("a")), Some(key("b"))));
         hints.mark(&key("c"));

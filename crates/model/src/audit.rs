@@ -54,6 +54,8 @@ pub enum Action {
     Operate,
     /// Delete it.
     Delete,
+    /// Run a command beside a copy's program.
+    Exec,
     /// Take everything away in a file, which only the holder of a key can read.
     Backup,
     /// Put everything back to what a backup holds; nothing is done until it is released.
@@ -71,6 +73,7 @@ impl fmt::Display for Action {
             Self::Change => "change",
             Self::Operate => "operate",
             Self::Delete => "delete",
+            Self::Exec => "exec",
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::Release => "release",

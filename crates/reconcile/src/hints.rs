@@ -5,22 +5,52 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use plimsoll_engine::{Census, Fut, Hints};
-use plimsoll_model::{App, AppSpec, Kind, ObjectKey, Project, Secret, Target};
-use plimsoll_store::{Change, ChangeKind, Query, Scope, Store, StoreError, decode};
+use plimsoll_model::id::Uid;
+use plimsoll_model::object::Generation;
+use plimsoll_model::{App, AppSpec, Kind, Metadata, ObjectKey, Project, Secret, Target};
+use plimsoll_store::{Change, ChangeKind, KindName, Query, Scope, Store, StoreError, decode};
 
 /// Pause before a watch that broke is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Apps that are read at once.
+const PAGE: usize = 500;
 
 /// Every App, for the engine's full scan.
 pub struct Apps(pub Store);
 
 impl Census for Apps {
-    fn all(&self) -> Fut<'_, Vec<ObjectKey>> {
-        Box::pin(async {
-            // Without an answer there is nothing to mark; the next scan asks again.
-            let apps = self.0.list::<App>(&Scope::All, &Query::default()).await.unwrap_or_default();
-            apps.into_iter().map(|app| app.meta.key).collect()
-        })
+    fn page(&self, after: Option<ObjectKey>, limit: usize) -> Fut<'_, Vec<ObjectKey>> {
+        // Without an answer there is nothing to mark; the next scan asks again.
+        Box::pin(async move { self.of(&Scope::All, after, limit).await.unwrap_or_default() })
+    }
+}
+
+impl Apps {
+    async fn of(
+        &self,
+        scope: &Scope,
+        after: Option<ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectKey>, StoreError> {
+        let query = Query { limit, after, ..Query::default() };
+        let page = self.0.rows(scope, KindName(App::PLURAL), &query).await?;
+        Ok(page.rows.into_iter().map(|row| row.meta.key).collect())
+    }
+
+    /// Marks every App of a part of the store. What cannot be read now is marked by the next scan.
+    async fn mark(&self, scope: &Scope, hints: &Hints) {
+        let mut after = None;
+        loop {
+            let page = self.of(scope, after, PAGE).await.unwrap_or_default();
+            for key in &page {
+                hints.mark(key);
+            }
+            after = page.into_iter().next_back();
+            if after.is_none() {
+                return;
+            }
+        }
     }
 }
 
@@ -33,21 +63,19 @@ pub async fn follow(store: Store, hints: Hints) {
     futures::join!(follow_apps(&store, &hints), secrets, targets, projects);
 }
 
-/// A change of such an object may concern every App.
+/// A change of a Secret or a Project may concern every App of the project, that of a Target every App.
 async fn follow_kind<K: Kind>(store: &Store, hints: &Hints, everything: &Apps) {
     loop {
         if let Ok(mut changes) = store.watch::<K>(&Scope::All, None) {
-            while let Some(Ok(_)) = changes.next().await {
-                mark_all(hints, everything).await;
+            while let Some(Ok(change)) = changes.next().await {
+                let named = (K::PLURAL == Project::PLURAL).then(|| change.key.name.as_str().parse().ok());
+                let project = change.key.project.or(named.flatten());
+                everything.mark(&project.map_or(Scope::All, Scope::project), hints).await;
             }
         }
         tokio::time::sleep(PAUSE).await;
-        mark_all(hints, everything).await;
+        everything.mark(&Scope::All, hints).await;
     }
-}
-
-async fn mark_all(hints: &Hints, everything: &Apps) {
-    everything.all().await.iter().for_each(|key| hints.mark(key));
 }
 
 async fn follow_apps(store: &Store, hints: &Hints) {
@@ -59,36 +87,65 @@ async fn follow_apps(store: &Store, hints: &Hints) {
 }
 
 async fn watch_apps(store: &Store, hints: &Hints) -> Result<(), StoreError> {
-    let (apps, _, token) = store.page::<App>(&Scope::All, &Query::default()).await?;
     let mut consumers = Consumers::default();
-    for app in &apps {
-        consumers.learn(app.meta.key.clone(), &app.spec);
-        hints.mark(&app.meta.key);
+    let (mut begin, mut query) = (None, Query { limit: PAGE, ..Query::default() });
+    loop {
+        let (apps, is_more, token) = store.page::<App>(&Scope::All, &query).await?;
+        // A watch from the first page's token misses nothing of the later ones.
+        begin.get_or_insert(token);
+        for app in &apps {
+            consumers.learn(&app.meta, &app.spec);
+            hints.mark(&app.meta.key);
+        }
+        query.after = apps.into_iter().next_back().map(|app| app.meta.key);
+        if !is_more {
+            break;
+        }
     }
-    let mut changes = store.watch::<App>(&Scope::All, Some(token))?;
+    let mut changes = store.watch::<App>(&Scope::All, begin)?;
     while let Some(change) = changes.next().await {
         let Change { key, kind, .. } = change?;
         match kind {
             ChangeKind::Created(row) | ChangeKind::Changed(row) => {
-                consumers.learn(key.clone(), &decode::<App>(*row)?.spec);
+                // A status is written by whoever looked at the App just now; it is news to its consumers only.
+                if consumers.is_news(&row.meta) {
+                    consumers.learn(&row.meta.clone(), &decode::<App>(*row)?.spec);
+                    hints.mark(&key);
+                }
             }
-            ChangeKind::Deleted(_) => consumers.forget(&key),
+            ChangeKind::Deleted(_) => {
+                consumers.forget(&key);
+                hints.mark(&key);
+            }
         }
-        hints.mark(&key);
         consumers.of(&key).for_each(|consumer| hints.mark(consumer));
     }
     Ok(())
+}
+
+/// Which declaration it is: an App of the same name that was made anew has another identity.
+type Declaration = (Uid, Generation);
+
+fn declaration(meta: &Metadata) -> Declaration {
+    (meta.uid.clone(), meta.generation)
 }
 
 /// Which Apps consume which, so that a provider's news reaches them.
 #[derive(Default)]
 struct Consumers {
     provided_to: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    providers_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// By consumer, with the declaration that says so.
+    providers_of: BTreeMap<ObjectKey, (Declaration, BTreeSet<ObjectKey>)>,
 }
 
 impl Consumers {
-    fn learn(&mut self, key: ObjectKey, spec: &AppSpec) {
+    /// Whether this declaration was not seen before.
+    fn is_news(&self, meta: &Metadata) -> bool {
+        self.providers_of.get(&meta.key).is_none_or(|(known, _)| *known != declaration(meta))
+    }
+
+    fn learn(&mut self, meta: &Metadata, spec: &AppSpec) {
+        let key = meta.key.clone();
         self.forget(&key);
         let consumed = spec.components.values().flat_map(|component| component.consumes.values());
         let providers: BTreeSet<ObjectKey> =
@@ -96,11 +153,11 @@ impl Consumers {
         for provider in &providers {
             self.provided_to.entry(provider.clone()).or_default().insert(key.clone());
         }
-        self.providers_of.insert(key, providers);
+        self.providers_of.insert(key, (declaration(meta), providers));
     }
 
     fn forget(&mut self, key: &ObjectKey) {
-        for provider in self.providers_of.remove(key).unwrap_or_default() {
+        for provider in self.providers_of.remove(key).map(|(_, providers)| providers).unwrap_or_default() {
             if let Some(consumers) = self.provided_to.get_mut(&provider) {
                 consumers.remove(key);
             }

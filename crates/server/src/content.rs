@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use plimsoll_model::App;
 use plimsoll_model::id::Digest;
 use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::revision::Listing;
+use plimsoll_model::{App, Kind, Object};
 use plimsoll_store::{Query, Scope, Store, StoreError};
 
 /// Held while content comes or goes: two uploads of the same bytes, or one and the look for what nobody names, would be in
@@ -45,6 +45,9 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// Objects read at once.
+const PAGE: usize = 500;
+
 /// Why content could not be collected; nothing that is named was touched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CollectError {
@@ -57,15 +60,24 @@ pub(crate) enum CollectError {
 /// Removes content that no declaration and no revision names, and that was not uploaded lately.
 pub(crate) async fn collect(store: &Store, content: &Path) -> Result<(), CollectError> {
     let mut named = BTreeSet::new();
-    for app in store.list::<App>(&Scope::All, &Query::default()).await? {
-        named.extend(app.spec.content());
-    }
-    for kept in store.list::<AppRevisions>(&Scope::All, &Query::default()).await? {
-        named.extend(kept.spec.content());
-    }
+    each::<App>(store, |app| named.extend(app.spec.content())).await?;
+    each::<AppRevisions>(store, |kept| named.extend(kept.spec.content())).await?;
     let content = content.to_owned();
     let removed = tokio::task::spawn_blocking(move || remove_all_but(&content, named)).await;
     Ok(removed.map_err(io::Error::other)??)
+}
+
+/// Shows every object of a kind, a page at a time: there may be many.
+async fn each<K: Kind>(store: &Store, mut show: impl FnMut(&Object<K>)) -> Result<(), StoreError> {
+    let mut query = Query { limit: PAGE, ..Query::default() };
+    loop {
+        let (objects, is_more, _) = store.page::<K>(&Scope::All, &query).await?;
+        objects.iter().for_each(&mut show);
+        query.after = objects.into_iter().next_back().map(|it| it.meta.key);
+        if !is_more {
+            return Ok(());
+        }
+    }
 }
 
 /// What is named, with what the listings among it name.

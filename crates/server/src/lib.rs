@@ -43,6 +43,7 @@ pub use hold::{HoldError, OnHold, Unknown};
 pub use meter::Meter;
 pub use migrate::{MigrateError, Migrated};
 pub use plan::{OtherPlan, Planned, identity, plan, review};
+pub use plimsoll_agent::{Reached, Used};
 pub use plimsoll_driver::DriverError;
 pub use plimsoll_reconcile::Drivers;
 pub use server::{Server, Settings, StartError};

@@ -3,14 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use plimsoll_agent::{Agent, AgentError};
+use plimsoll_agent::{Agent, AgentError, Reached, Used};
 use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Hints, Pace};
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::TargetName;
+use plimsoll_model::id::{InstanceId, TargetName};
 use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
@@ -93,6 +94,7 @@ impl Clock for WallClock {
 /// The local node: its agent and its router.
 struct LocalNode {
     directory: PathBuf,
+    agent: Option<Agent>,
     router: RouterDriver,
     drivers: Drivers,
 }
@@ -108,7 +110,7 @@ impl LocalNode {
         command.extend(settings.http_port.map(|port| port.to_string()));
         let router = RouterDriver::new(target.clone(), tables, command);
         if let Some(drivers) = settings.drivers.clone() {
-            return Ok(Self { directory, router, drivers });
+            return Ok(Self { directory, agent: None, router, drivers });
         }
         let marker = hints.clone();
         let agent = Agent::open(plimsoll_agent::Config {
@@ -126,8 +128,8 @@ impl LocalNode {
                 return Err(StartError::Served(served));
             }
         }
-        let drivers = Drivers::new().with(agent).with(router.clone());
-        Ok(Self { directory, router, drivers })
+        let drivers = Drivers::new().with(agent.clone()).with(router.clone());
+        Ok(Self { directory, agent: Some(agent), router, drivers })
     }
 }
 
@@ -137,6 +139,7 @@ pub struct Server {
     node: PathBuf,
     store: Store,
     clock: Arc<dyn Clock>,
+    agent: Option<Agent>,
     router: RouterDriver,
     reconciler: AppReconciler,
     pub(crate) reviews: Reviews,
@@ -165,7 +168,7 @@ impl Server {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let hints = Hints::new(u64::from_ne_bytes(seed));
-        let LocalNode { directory: node, router, drivers } =
+        let LocalNode { directory: node, agent, router, drivers } =
             LocalNode::open(&data, &settings, &hints).await?;
         let hold = Hold::new(data.held().is_some());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch(), hold };
@@ -200,6 +203,7 @@ impl Server {
             node,
             store,
             clock,
+            agent,
             router,
             reconciler,
             reviews,
@@ -222,6 +226,38 @@ impl Server {
     /// The data directory.
     pub fn data(&self) -> &DataDirectory {
         &self.data
+    }
+
+    /// Where a copy is reached, if it is one of the local node.
+    pub fn reached(&self, instance: &InstanceId) -> Option<Reached> {
+        self.agent.as_ref()?.reached(instance)
+    }
+
+    /// A command that runs beside a copy's program, if it is one of the local node.
+    pub fn beside(&self, instance: &InstanceId, argv: &[String], terminal: bool) -> Option<Command> {
+        self.agent.as_ref()?.beside(instance, argv, terminal)
+    }
+
+    /// When the latest run of a copy began, in milliseconds since 1970 UTC, if it is one of the local node.
+    pub fn began(&self, instance: &InstanceId) -> Option<u64> {
+        self.agent.as_ref()?.began(instance)
+    }
+
+    /// What a copy's processes use now, if it runs on the local node.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn used(&self, instance: &InstanceId) -> io::Result<Option<Used>> {
+        self.agent.as_ref().map_or(Ok(None), |agent| agent.used(instance))
+    }
+
+    /// Records that somebody runs a command beside a copy's program.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn note_exec(&self, caller: &Caller, kind: &str, copy: &ObjectKey) -> Result<(), StoreError> {
+        let entry = self.entry(caller, Action::Exec, kind, copy);
+        self.store.commit(&Scope::All, Batch::new().audited(entry)).await
     }
 
     /// The router of the local node.

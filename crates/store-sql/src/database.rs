@@ -8,22 +8,15 @@ use std::time::Duration;
 
 use plimsoll_model::id::InstallationId;
 use plimsoll_store::Fut;
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::session::{Session, Value};
-
-/// Connections that read a SQLite file.
-const READERS: u32 = 4;
+use crate::session::{DatabaseError, Session, Value};
+use crate::sqlite::Sqlite;
 
 /// Connections to PostgreSQL.
 const CONNECTIONS: u32 = 8;
-
-/// How long a statement waits for a lock that a checkpoint holds.
-const BUSY: Duration = Duration::from_secs(5);
 
 /// How long a request waits for a connection.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
@@ -33,7 +26,7 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
 pub enum OpenError {
     /// It cannot be reached, created or read.
     #[error("the store cannot be opened")]
-    Open(#[source] sqlx::Error),
+    Open(#[source] DatabaseError),
     /// It was written by a later version, or a migration failed.
     #[error("the store cannot be brought to this version")]
     Migrate(#[source] sqlx::migrate::MigrateError),
@@ -55,18 +48,18 @@ pub enum OpenError {
 impl OpenError {
     /// A file that cannot be made or removed.
     pub fn io(error: std::io::Error) -> Self {
-        Self::Open(sqlx::Error::Io(error))
+        Self::Open(error.into())
     }
 }
 
 /// A database, as sessions of both kinds are got from it.
 #[derive(Clone)]
 pub(crate) enum Database {
-    Sqlite { readers: SqlitePool, writer: SqlitePool },
+    Sqlite(Sqlite),
     Postgres(PgPool),
 }
 
-type Opened<'a> = Fut<'a, Result<Box<dyn Session>, sqlx::Error>>;
+type Opened<'a> = Fut<'a, Result<Box<dyn Session>, DatabaseError>>;
 
 impl Database {
     /// Opens a file, creating it if needed, and brings its schema to this version.
@@ -75,19 +68,14 @@ impl Database {
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
-            .busy_timeout(BUSY)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .disable_statement_logging();
-        // One connection that is never given up: nobody else writes.
-        let pool =
-            || SqlitePoolOptions::new().test_before_acquire(false).idle_timeout(None).max_lifetime(None);
-        let writer =
-            pool().max_connections(1).connect_with(options.clone()).await.map_err(OpenError::Open)?;
-        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(OpenError::Migrate)?;
-        let options = options.read_only(true).create_if_missing(false);
-        let readers = pool().max_connections(READERS).connect_with(options).await.map_err(OpenError::Open)?;
-        Ok(Self::Sqlite { readers, writer })
+        let open = |error: sqlx::Error| OpenError::Open(error.into());
+        let mut connection = options.connect().await.map_err(open)?;
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(OpenError::Migrate)?;
+        connection.close().await.map_err(open)?;
+        Ok(Self::Sqlite(Sqlite::open(file).map_err(OpenError::Open)?))
     }
 
     /// Connects to a database, brings its schema to this version, and takes it for an installation.
@@ -96,14 +84,15 @@ impl Database {
         installation: &InstallationId,
         is_new: bool,
     ) -> Result<Self, OpenError> {
-        let options = PgConnectOptions::from_str(url).map_err(OpenError::Open)?.disable_statement_logging();
+        let open = |error: sqlx::Error| OpenError::Open(error.into());
+        let options = PgConnectOptions::from_str(url).map_err(open)?.disable_statement_logging();
         let options = options.application_name("plimsoll").options([("statement_timeout", "60s")]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECTED_WITHIN)
             .connect_with(options)
             .await
-            .map_err(OpenError::Open)?;
+            .map_err(open)?;
         let mut migrator = sqlx::migrate!("migrations/postgres");
         // Its lock is one that CockroachDB lacks; there is one server for a database.
         migrator.set_locking(false).run(&pool).await.map_err(OpenError::Migrate)?;
@@ -119,7 +108,7 @@ impl Database {
     }
 
     /// Whose database this is; the installation's that asks, if it was nobody's and the installation has no other one.
-    async fn owner(&self, installation: &InstallationId, is_new: bool) -> Result<String, sqlx::Error> {
+    async fn owner(&self, installation: &InstallationId, is_new: bool) -> Result<String, DatabaseError> {
         let mut session = self.write().await?;
         let claim = "insert into installation (one, id) values (1, $1) on conflict (one) do nothing";
         if is_new {
@@ -134,7 +123,7 @@ impl Database {
     pub(crate) fn read(&self) -> Opened<'_> {
         Box::pin(async move {
             Ok(match self {
-                Self::Sqlite { readers, .. } => Box::new(readers.acquire().await?) as Box<dyn Session>,
+                Self::Sqlite(sqlite) => Box::new(sqlite.reader(false).await?) as Box<dyn Session>,
                 Self::Postgres(pool) => Box::new(pool.acquire().await?),
             })
         })
@@ -144,7 +133,7 @@ impl Database {
     pub(crate) fn snapshot(&self) -> Opened<'_> {
         Box::pin(async move {
             Ok(match self {
-                Self::Sqlite { readers, .. } => Box::new(readers.begin().await?) as Box<dyn Session>,
+                Self::Sqlite(sqlite) => Box::new(sqlite.reader(true).await?) as Box<dyn Session>,
                 Self::Postgres(pool) => {
                     Box::new(pool.begin_with("begin isolation level repeatable read read only").await?)
                 }
@@ -156,10 +145,7 @@ impl Database {
     pub(crate) fn write(&self) -> Opened<'_> {
         Box::pin(async move {
             Ok(match self {
-                // A transaction that becomes a writer only later could find that others wrote, and would fail.
-                Self::Sqlite { writer, .. } => {
-                    Box::new(writer.begin_with("begin immediate").await?) as Box<dyn Session>
-                }
+                Self::Sqlite(sqlite) => Box::new(sqlite.writer().await?) as Box<dyn Session>,
                 Self::Postgres(pool) => Box::new(pool.begin().await?),
             })
         })
@@ -169,7 +155,7 @@ impl Database {
     pub(crate) fn lock_newest(&self) -> &'static str {
         match self {
             // Whoever writes to SQLite is alone already.
-            Self::Sqlite { .. } => "select revision from newest",
+            Self::Sqlite(_) => "select revision from newest",
             Self::Postgres(_) => "select revision from newest for update",
         }
     }
@@ -177,10 +163,7 @@ impl Database {
     /// Ends all connections; SQLite merges its log into the file.
     pub(crate) async fn close(&self) {
         match self {
-            Self::Sqlite { readers, writer } => {
-                readers.close().await;
-                writer.close().await;
-            }
+            Self::Sqlite(sqlite) => sqlite.close(),
             Self::Postgres(pool) => pool.close().await,
         }
     }

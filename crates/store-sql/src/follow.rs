@@ -9,7 +9,7 @@ use plimsoll_store::{Change, ChangeKind, Feed, KindName, ResumeToken, Row};
 use tokio::sync::Notify;
 
 use crate::database::Database;
-use crate::session::{Session, Value};
+use crate::session::{DatabaseError, Session, Value};
 use crate::sql::key_of;
 use crate::writer::{Applied, CHANGED, CREATED, DELETED};
 
@@ -41,7 +41,7 @@ impl Followers {
 }
 
 /// A feed of the latest changes, and its end.
-pub(crate) async fn prime(database: &Database) -> Result<(Feed, u64), sqlx::Error> {
+pub(crate) async fn prime(database: &Database) -> Result<(Feed, u64), DatabaseError> {
     let mut session = database.snapshot().await?;
     let newest = session.run("select revision from newest", &[]).await?;
     let newest = newest.first().map_or(0, |row| row.number.cast_unsigned());
@@ -75,13 +75,13 @@ pub(crate) async fn follow(database: Database, feed: Feed, committed: Arc<Notify
     }
 }
 
-async fn look(database: &Database, feed: &Feed, position: u64) -> Result<Option<u64>, sqlx::Error> {
+async fn look(database: &Database, feed: &Feed, position: u64) -> Result<Option<u64>, DatabaseError> {
     let mut session = database.snapshot().await?;
     read(&mut *session, feed, position).await
 }
 
 /// Adds a page of changes to a feed and says where it ends; `None` if there are none.
-async fn read(session: &mut dyn Session, feed: &Feed, position: u64) -> Result<Option<u64>, sqlx::Error> {
+async fn read(session: &mut dyn Session, feed: &Feed, position: u64) -> Result<Option<u64>, DatabaseError> {
     let sql = "select c.revision, c.kind, c.project, c.name, c.uid, cast(c.what as text), \
                r.meta, r.spec, r.operations, r.status \
                from changes c left join rows r \
@@ -100,7 +100,7 @@ async fn read(session: &mut dyn Session, feed: &Feed, position: u64) -> Result<O
         let what = row.text().parse().unwrap_or(CHANGED);
         // A kind of a later version: nobody here asks for it.
         let Some(kind) = KindName::known(&kind) else { continue };
-        let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
+        let decode = |error: Box<dyn std::error::Error + Send + Sync>| DatabaseError::Data(error);
         let key: ObjectKey = key_of(&project, &name).map_err(|error| decode(error.into()))?;
         let uid = uid.parse().map_err(|error| decode(Box::new(error)))?;
         let what = if what == DELETED {

@@ -14,9 +14,11 @@ mod database;
 mod follow;
 mod session;
 mod sql;
+mod sqlite;
 mod whole;
 mod writer;
 
 pub use database::OpenError;
+pub use session::DatabaseError;
 pub use sql::Sql;
 pub use whole::Filling;

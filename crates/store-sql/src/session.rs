@@ -3,7 +3,24 @@
 
 use plimsoll_store::Fut;
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Postgres, Row as _, Transaction};
+
+/// What kept a database from doing what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// PostgreSQL, or the way to it.
+    #[error(transparent)]
+    Postgres(#[from] sqlx::Error),
+    /// SQLite, or its disk.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// Something that is stored, or is to be, has not the form that it should have.
+    #[error("what is stored cannot be understood")]
+    Data(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The file cannot be made.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
 
 /// A value of a statement.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +38,10 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    pub(crate) fn new(number: i64, texts: Vec<Option<String>>) -> Self {
+        Self { number, texts: texts.into_iter() }
+    }
+
     /// The next text, which may be absent.
     pub(crate) fn maybe(&mut self) -> Option<String> {
         self.texts.next().flatten()
@@ -39,22 +60,22 @@ pub(crate) trait Session: Send {
         &'a mut self,
         sql: &'a str,
         values: &'a [Value<'a>],
-    ) -> Fut<'a, Result<Vec<Found>, sqlx::Error>>;
+    ) -> Fut<'a, Result<Vec<Found>, DatabaseError>>;
 
     /// Commits, if it is a transaction.
-    fn commit(self: Box<Self>) -> Fut<'static, Result<(), sqlx::Error>>;
+    fn commit(self: Box<Self>) -> Fut<'static, Result<(), DatabaseError>>;
 }
 
 macro_rules! session {
-    ($session:ty, $database:ty, |$ended:ident| $commit:expr) => {
+    ($session:ty, |$ended:ident| $commit:expr) => {
         impl Session for $session {
             fn run<'a>(
                 &'a mut self,
                 sql: &'a str,
                 values: &'a [Value<'a>],
-            ) -> Fut<'a, Result<Vec<Found>, sqlx::Error>> {
+            ) -> Fut<'a, Result<Vec<Found>, DatabaseError>> {
                 Box::pin(async move {
-                    let mut query = sqlx::query::<$database>(AssertSqlSafe(sql.to_owned()));
+                    let mut query = sqlx::query::<Postgres>(AssertSqlSafe(sql.to_owned()));
                     for value in values {
                         query = match *value {
                             Value::Number(number) => query.bind(number),
@@ -65,14 +86,13 @@ macro_rules! session {
                     let rows = query.fetch_all(&mut **self).await?;
                     let found = rows.iter().map(|row| {
                         let texts = (1..row.len()).map(|column| row.try_get(column));
-                        let texts = texts.collect::<Result<Vec<_>, _>>()?.into_iter();
-                        Ok(Found { number: row.try_get(0)?, texts })
+                        Ok(Found::new(row.try_get(0)?, texts.collect::<Result<Vec<_>, _>>()?))
                     });
                     found.collect()
                 })
             }
 
-            fn commit(self: Box<Self>) -> Fut<'static, Result<(), sqlx::Error>> {
+            fn commit(self: Box<Self>) -> Fut<'static, Result<(), DatabaseError>> {
                 let $ended = *self;
                 Box::pin(async move { $commit })
             }
@@ -80,13 +100,25 @@ macro_rules! session {
     };
 }
 
-session!(PoolConnection<Sqlite>, Sqlite, |connection| {
+session!(PoolConnection<Postgres>, |connection| {
     drop(connection);
     Ok(())
 });
-session!(PoolConnection<Postgres>, Postgres, |connection| {
-    drop(connection);
-    Ok(())
-});
-session!(Transaction<'static, Sqlite>, Sqlite, |transaction| transaction.commit().await);
-session!(Transaction<'static, Postgres>, Postgres, |transaction| transaction.commit().await);
+session!(Transaction<'static, Postgres>, |transaction| Ok(transaction.commit().await?));
+
+/// Places for the values of so many rows: `($1, $2), ($3, $4)`.
+pub(crate) fn places(rows: usize, width: usize) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(rows * width * 6);
+    for place in 0..rows * width {
+        let before = match place % width {
+            0 if place == 0 => "(",
+            0 => "), (",
+            _ => ", ",
+        };
+        // Writing to a String cannot fail.
+        write!(text, "{before}${}", place + 1).ok();
+    }
+    text.push(')');
+    text
+}

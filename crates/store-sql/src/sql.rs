@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::database::{Database, OpenError};
 use crate::follow::{self, Followers};
-use crate::session::{Found, Value};
+use crate::session::{DatabaseError, Found, Value};
 use crate::whole::Snapshot;
 use crate::writer::Writer;
 
@@ -54,7 +54,7 @@ impl Sql {
 }
 
 /// Any failure of the database itself: nothing was done, and the same call may succeed later.
-pub(crate) fn unavailable(error: sqlx::Error) -> StoreError {
+pub(crate) fn unavailable(error: DatabaseError) -> StoreError {
     StoreError::Unavailable(Box::new(error))
 }
 
@@ -67,6 +67,27 @@ pub(crate) fn project_of(key: &ObjectKey) -> &str {
 pub(crate) fn key_of(project: &str, name: &str) -> Result<ObjectKey, InvalidName> {
     let project = if project.is_empty() { None } else { Some(project.parse()?) };
     Ok(ObjectKey { project, name: name.parse()? })
+}
+
+/// Columns of a row, as [`row_values`] has them.
+pub(crate) const ROW_COLUMNS: &str = "kind, project, name, owner, revision, meta, spec, operations, status";
+
+/// How many these are.
+pub(crate) const ROW_WIDTH: usize = 9;
+
+/// The values of a row, with its metadata as text.
+pub(crate) fn row_values<'a>(kind: KindName, row: &'a Row, meta: &'a str) -> [Value<'a>; ROW_WIDTH] {
+    [
+        Value::Text(kind.0),
+        Value::Text(project_of(&row.meta.key)),
+        Value::Text(row.meta.key.name.as_str()),
+        Value::Maybe(row.meta.owner.as_ref().map(Uid::as_str)),
+        Value::Number(row.meta.revision.0.cast_signed()),
+        Value::Text(meta),
+        Value::Text(&row.spec),
+        Value::Text(&row.operations),
+        Value::Maybe(row.status.as_deref()),
+    ]
 }
 
 const COLUMNS: &str =

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use plimsoll_model::audit::{AuditEntry, AuditRecord};
-use plimsoll_model::id::{InstallationId, Uid};
+use plimsoll_model::id::InstallationId;
 use plimsoll_model::{ObjectKey, Revision};
 use plimsoll_store::{Fut, KindName, Moment, Row, StoreError};
 
 use crate::database::{Database, OpenError};
-use crate::session::{Session, Value};
-use crate::sql::{decode, project_of, record, unavailable};
+use crate::session::{DatabaseError, Session, Value, places};
+use crate::sql::{ROW_COLUMNS, ROW_WIDTH, decode, project_of, record, row_values, unavailable};
 
 /// Rows that one statement inserts at most: each has nine values, and a statement takes 32,766.
 const TOGETHER: usize = 256;
@@ -106,7 +106,7 @@ impl Filling {
             for table in ["rows", "changes", "audit"] {
                 session.run(&format!("delete from {table}"), &[]).await?;
             }
-            Ok(session)
+            Ok::<_, DatabaseError>(session)
         };
         let session = empty.await.map_err(OpenError::Open)?;
         Ok(Self { database, session })
@@ -123,22 +123,10 @@ impl Filling {
                 .map(|(_, row)| serde_json::to_string(&row.meta))
                 .collect::<Result<_, _>>()
                 .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-            let mut values = Vec::with_capacity(rows.len() * 9);
-            for ((kind, row), meta) in rows.iter().zip(&metas) {
-                values.extend([
-                    Value::Text(kind.0),
-                    Value::Text(project_of(&row.meta.key)),
-                    Value::Text(row.meta.key.name.as_str()),
-                    Value::Maybe(row.meta.owner.as_ref().map(Uid::as_str)),
-                    Value::Number(row.meta.revision.0.cast_signed()),
-                    Value::Text(meta),
-                    Value::Text(&row.spec),
-                    Value::Text(&row.operations),
-                    Value::Maybe(row.status.as_deref()),
-                ]);
-            }
-            let into = "rows (kind, project, name, owner, revision, meta, spec, operations, status)";
-            self.insert(into, 9, &values).await?;
+            let pairs = rows.iter().zip(&metas);
+            let values: Vec<Value<'_>> =
+                pairs.flat_map(|((kind, row), meta)| row_values(*kind, row, meta)).collect();
+            self.insert(&format!("rows ({ROW_COLUMNS})"), ROW_WIDTH, &values).await?;
         }
         Ok(())
     }
@@ -170,12 +158,7 @@ impl Filling {
     }
 
     async fn insert(&mut self, into: &str, width: usize, values: &[Value<'_>]) -> Result<(), StoreError> {
-        let group = |first: usize| {
-            let places: Vec<String> = (first..first + width).map(|number| format!("${number}")).collect();
-            format!("({})", places.join(", "))
-        };
-        let groups: Vec<String> = (0..values.len() / width).map(|row| group(row * width + 1)).collect();
-        let sql = format!("insert into {into} values {}", groups.join(", "));
+        let sql = format!("insert into {into} values {}", places(values.len() / width, width));
         self.session.run(&sql, values).await.map(drop).map_err(unavailable)
     }
 

@@ -1,5 +1,6 @@
 //! The one writer: batches that wait together are committed together.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use plimsoll_model::audit::AuditRecord;
@@ -8,12 +9,13 @@ use plimsoll_model::{ObjectKey, Revision};
 use plimsoll_store::{
     Batch, Change, ChangeKind, KindName, Precondition, ResumeToken, Row, Scope, StoreError, Write,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::database::Database;
 use crate::follow::Followers;
-use crate::session::{Found, Session, Value};
-use crate::sql::project_of;
+use crate::session::{DatabaseError, Found, Session, Value, places};
+use crate::sql::{ROW_COLUMNS, ROW_WIDTH, project_of, row_values};
 
 /// Batches that share one commit at most.
 const MOST_SHARED: usize = 128;
@@ -53,13 +55,13 @@ pub(crate) type Applied = Vec<(KindName, Change)>;
 /// Why a whole transaction failed.
 enum Failure {
     /// Before its commit: nothing of it was done.
-    Undone(sqlx::Error),
+    Undone(DatabaseError),
     /// At its commit: nobody knows.
-    Unknown(sqlx::Error),
+    Unknown(DatabaseError),
 }
 
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
         Self::Undone(error)
     }
 }
@@ -73,14 +75,25 @@ impl Writer {
     /// Starts the writer. It ends when the last sender is gone.
     pub(crate) fn start(database: Database, followers: Followers) -> Self {
         let (queue, mut requests) = mpsc::channel(MOST_WAITING);
+        let waits_for_disk = matches!(database, Database::Sqlite(_));
         let task = Task { database, followers };
-        tokio::spawn(async move {
+        let work = async move {
             let mut together = Vec::new();
             while requests.recv_many(&mut together, MOST_SHARED).await > 0 {
                 task.write(std::mem::take(&mut together)).await;
             }
             task.database.close().await;
-        });
+        };
+        if waits_for_disk {
+            // Its commits wait where nobody else does.
+            let runtime = Handle::current();
+            std::thread::spawn(move || {
+                let _within = runtime.enter();
+                futures::executor::block_on(work);
+            });
+        } else {
+            tokio::spawn(work);
+        }
         Self { queue }
     }
 
@@ -105,7 +118,7 @@ impl Task {
                     request.reply.send(result).ok();
                 }
             }
-            Err(Failure::Undone(sqlx::Error::Database(_) | sqlx::Error::Encode(_))) if !is_alone => {
+            Err(Failure::Undone(error)) if !is_alone && is_about_content(&error) => {
                 for request in together {
                     Box::pin(self.write(vec![request])).await;
                 }
@@ -139,27 +152,20 @@ impl Task {
     async fn attempt(&self, together: &[Request]) -> Result<(Vec<Result<(), StoreError>>, Applied), Failure> {
         let mut session = self.database.write().await?;
         let newest = number(&session.run(self.database.lock_newest(), &[]).await?);
-        let mut work = Transaction { session: &mut *session, newest, applied: Vec::new(), audit: None };
-        let mut results = Vec::new();
-        for Request { scope, batch, .. } in together {
-            let result = work.check(scope, batch).await?;
-            if result.is_ok() {
-                work.apply(batch).await?;
-            }
-            results.push(result);
+        let mut draft = Draft::of(&mut *session, newest, together.iter().map(|it| &it.batch)).await?;
+        let results: Vec<_> = together.iter().map(|it| draft.take(&it.scope, &it.batch)).collect();
+        if draft.applied.is_empty() && draft.records.is_empty() {
+            return Ok((results, draft.applied));
         }
-        let Transaction { newest: now, applied, audit, .. } = work;
-        if now == newest && audit.is_none() {
-            return Ok((results, applied));
-        }
-        let value = [Value::Number(now.cast_signed())];
-        session.run("update newest set revision = $1", &value).await?;
+        draft.write(&mut *session).await?;
+        let now = draft.newest;
+        session.run("update newest set revision = $1", &[Value::Number(now.cast_signed())]).await?;
         if now / TRIM_EVERY != newest / TRIM_EVERY {
             let value = [Value::Number(now.saturating_sub(CHANGES_KEPT).cast_signed())];
             session.run("delete from changes where revision <= $1", &value).await?;
         }
         session.commit().await.map_err(Failure::Unknown)?;
-        Ok((results, applied))
+        Ok((results, draft.applied))
     }
 }
 
@@ -168,17 +174,27 @@ impl Failure {
         match self {
             Self::Undone(error) => StoreError::Unavailable(error.to_string().into()),
             // What the database refused to commit it did not commit; what it did not answer, it may have.
-            Self::Unknown(error @ sqlx::Error::Database(_)) => {
-                StoreError::Unavailable(error.to_string().into())
-            }
+            Self::Unknown(
+                error @ (DatabaseError::Postgres(sqlx::Error::Database(_)) | DatabaseError::Sqlite(_)),
+            ) => StoreError::Unavailable(error.to_string().into()),
             Self::Unknown(_) => StoreError::Lost,
         }
     }
 }
 
+/// Whether a database may take the same of others.
+fn is_about_content(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::Postgres(error) => matches!(error, sqlx::Error::Database(_) | sqlx::Error::Encode(_)),
+        DatabaseError::Sqlite(_) | DatabaseError::Data(_) => true,
+        DatabaseError::Io(_) => false,
+    }
+}
+
 /// Whether the database says that the same transaction can succeed if it is begun again: SQLSTATE 40001
 /// (`serialization_failure`) and 40P01 (`deadlock_detected`).
-fn is_serialization_failure(error: &sqlx::Error) -> bool {
+fn is_serialization_failure(error: &DatabaseError) -> bool {
+    let DatabaseError::Postgres(error) = error else { return false };
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| code == "40001" || code == "40P01")
 }
@@ -187,137 +203,204 @@ fn number(found: &[Found]) -> u64 {
     found.first().map_or(0, |row| row.number.cast_unsigned())
 }
 
-/// What is being written.
-struct Transaction<'a> {
-    session: &'a mut dyn Session,
+/// What a transaction does to the tables: worked out in memory from the revisions of the objects concerned, and then
+/// written by a few statements, however many batches share them.
+struct Draft<'a> {
     newest: u64,
+    /// The objects concerned that are there.
+    present: HashMap<Target<'a>, Present>,
+    /// Objects as they are to be; none are to go.
+    rows: BTreeMap<Target<'a>, Option<Box<Row>>>,
     applied: Applied,
-    /// The end of the audit log, once something was added.
+    /// The end of the audit log, where something is added to it.
     audit: Option<(u64, Digest)>,
+    records: Vec<(&'a ObjectKey, AuditRecord)>,
 }
 
-impl Transaction<'_> {
-    /// Every precondition speaks of the state before the batch.
-    async fn check(&mut self, scope: &Scope, batch: &Batch) -> Result<Result<(), StoreError>, sqlx::Error> {
+/// An object of some kind.
+type Target<'a> = (KindName, &'a ObjectKey);
+
+/// An object that is there.
+struct Present {
+    revision: Revision,
+    /// Read only of those that may be deleted.
+    uid: Option<Uid>,
+}
+
+/// Rows that one statement has values for at most.
+const TOGETHER: usize = 256;
+
+impl<'a> Draft<'a> {
+    /// Reads what batches depend on.
+    async fn of(
+        session: &mut dyn Session,
+        newest: u64,
+        batches: impl Iterator<Item = &'a Batch> + Clone,
+    ) -> Result<Self, DatabaseError> {
+        let mut targets: BTreeMap<Target<'a>, bool> = BTreeMap::new();
+        for write in batches.clone().flat_map(|batch| &batch.writes) {
+            let (kind, key, _) = write.target();
+            *targets.entry((kind, key)).or_default() |= matches!(write, Write::Delete { .. });
+        }
+        let targets: Vec<(Target<'a>, bool)> = targets.into_iter().collect();
+        let mut present = HashMap::new();
+        for targets in targets.chunks(TOGETHER) {
+            let values: Vec<Value<'_>> =
+                targets.iter().flat_map(|(target, is_deleted)| wanted(*target, *is_deleted)).collect();
+            let sql = format!(
+                "select r.revision, r.kind, r.project, r.name, case when w.column4 = 'd' then r.meta end \
+                 from (values {}) as w join rows r \
+                 on r.kind = w.column1 and r.project = w.column2 and r.name = w.column3",
+                places(targets.len(), 4)
+            );
+            let mut known: HashMap<(&str, &str, &str), Target<'a>> = HashMap::new();
+            for (target @ (kind, key), _) in targets {
+                known.insert((kind.0, project_of(key), key.name.as_str()), *target);
+            }
+            for mut found in session.run(&sql, &values).await? {
+                let (kind, project, name) = (found.text(), found.text(), found.text());
+                let Some(target) = known.get(&(&*kind, &*project, &*name)) else { continue };
+                let uid = found.maybe().map(|meta| uid_of(&meta)).transpose()?;
+                present.insert(*target, Present { revision: Revision(found.number.cast_unsigned()), uid });
+            }
+        }
+        let is_audited = batches.clone().any(|batch| !batch.audit.is_empty());
+        let audit = if is_audited { end_of_audit(session).await? } else { None };
+        let rows = BTreeMap::new();
+        Ok(Self { newest, present, rows, applied: Vec::new(), audit, records: Vec::new() })
+    }
+
+    /// Takes a batch, if its preconditions hold. Each speaks of the state before the batch, and after those before it.
+    fn take(&mut self, scope: &Scope, batch: &'a Batch) -> Result<(), StoreError> {
         for write in &batch.writes {
             let (kind, key, when) = write.target();
             if !scope.admits(key) {
-                return Ok(Err(StoreError::OutOfScope { kind, key: key.clone() }));
+                return Err(StoreError::OutOfScope { kind, key: key.clone() });
             }
-            let sql = "select revision from rows where kind = $1 and project = $2 and name = $3";
-            let found = self.session.run(sql, &key_values(kind, key)).await?;
-            let present = found.first().map(|row| Revision(row.number.cast_unsigned()));
+            let present = self.present.get(&(kind, key)).map(|it| it.revision);
             let holds = match when {
                 Precondition::Absent => present.is_none(),
                 Precondition::At(revision) => present == Some(revision),
             };
             if !holds {
-                return Ok(Err(StoreError::Conflict { kind, key: key.clone() }));
+                return Err(StoreError::Conflict { kind, key: key.clone() });
             }
         }
-        Ok(Ok(()))
-    }
-
-    /// Writes a batch whose preconditions hold.
-    async fn apply(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
         for write in &batch.writes {
             let (kind, key, _) = write.target();
             match write {
                 Write::Require { .. } => {}
-                Write::Put { row, when, .. } => self.put(kind, row, *when).await?,
-                Write::Delete { .. } => self.delete(kind, key).await?,
+                Write::Put { row, when, .. } => self.put((kind, key), row, *when),
+                Write::Delete { .. } => self.delete((kind, key)),
             }
         }
         for entry in &batch.audit {
-            let end = match self.audit {
-                Some(end) => Some(end),
-                None => self.end_of_audit().await?,
-            };
-            let record = AuditRecord::after(end, entry);
-            let sql = "insert into audit (number, project, entry, hash) values ($1, $2, $3, $4)";
-            let values = [
-                Value::Number(record.number.cast_signed()),
-                Value::Text(project_of(&entry.object)),
-                Value::Text(&record.entry),
-                Value::Text(&record.hash.to_string()),
-            ];
-            self.session.run(sql, &values).await?;
+            let record = AuditRecord::after(self.audit, entry);
             self.audit = Some((record.number, record.hash));
+            self.records.push((&entry.object, record));
         }
         Ok(())
     }
 
-    async fn end_of_audit(&mut self) -> Result<Option<(u64, Digest)>, sqlx::Error> {
-        let sql = "select number, hash from audit order by number desc limit 1";
-        let Some(mut last) = self.session.run(sql, &[]).await?.into_iter().next() else { return Ok(None) };
-        let hash = last.text().parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Some((last.number.cast_unsigned(), hash)))
-    }
-
-    async fn put(&mut self, kind: KindName, row: &Row, when: Precondition) -> Result<(), sqlx::Error> {
+    fn put(&mut self, target: Target<'a>, row: &Row, when: Precondition) {
         self.newest += 1;
         let mut row = Box::new(row.clone());
         row.meta.revision = Revision(self.newest);
-        let meta = serde_json::to_string(&row.meta).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let values = [
-            Value::Text(kind.0),
-            Value::Text(project_of(&row.meta.key)),
-            Value::Text(row.meta.key.name.as_str()),
-            Value::Maybe(row.meta.owner.as_ref().map(Uid::as_str)),
-            Value::Number(self.newest.cast_signed()),
-            Value::Text(&meta),
-            Value::Text(&row.spec),
-            Value::Text(&row.operations),
-            Value::Maybe(row.status.as_deref()),
-        ];
-        let sql = "insert into rows (kind, project, name, owner, revision, meta, spec, operations, status) \
-                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-                   on conflict (kind, project, name) do update set \
-                   owner = excluded.owner, revision = excluded.revision, meta = excluded.meta, \
-                   spec = excluded.spec, operations = excluded.operations, status = excluded.status";
-        self.session.run(sql, &values).await?;
-        let (key, uid) = (row.meta.key.clone(), row.meta.uid.clone());
-        self.changed(kind, key, uid, ChangeKind::put(row, when)).await
+        let uid = row.meta.uid.clone();
+        self.present.insert(target, Present { revision: row.meta.revision, uid: Some(uid.clone()) });
+        self.rows.insert(target, Some(row.clone()));
+        self.changed(target, uid, ChangeKind::put(row, when));
     }
 
-    async fn delete(&mut self, kind: KindName, key: &ObjectKey) -> Result<(), sqlx::Error> {
-        let sql = "delete from rows where kind = $1 and project = $2 and name = $3 returning revision, meta";
-        let deleted = self.session.run(sql, &key_values(kind, key)).await?;
-        let Some(mut deleted) = deleted.into_iter().next() else { return Ok(()) };
-        let meta: plimsoll_model::Metadata =
-            serde_json::from_str(&deleted.text()).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    fn delete(&mut self, target: Target<'a>) {
+        let Some(Present { uid: Some(uid), .. }) = self.present.remove(&target) else { return };
         self.newest += 1;
-        self.changed(kind, key.clone(), meta.uid, ChangeKind::Deleted(Revision(self.newest))).await
+        self.rows.insert(target, None);
+        self.changed(target, uid, ChangeKind::Deleted(Revision(self.newest)));
     }
 
-    /// Records the change that was just written.
-    async fn changed(
-        &mut self,
-        kind: KindName,
-        key: ObjectKey,
-        uid: Uid,
-        what: ChangeKind,
-    ) -> Result<(), sqlx::Error> {
-        let values = [
-            Value::Number(self.newest.cast_signed()),
-            Value::Text(kind.0),
-            Value::Text(project_of(&key)),
-            Value::Text(key.name.as_str()),
-            Value::Text(uid.as_str()),
-            Value::Number(match what {
-                ChangeKind::Changed(_) => CHANGED,
-                ChangeKind::Deleted(_) => DELETED,
-                ChangeKind::Created(_) => CREATED,
-            }),
-        ];
-        let sql = "insert into changes (revision, kind, project, name, uid, what) \
-                   values ($1, $2, $3, $4, $5, $6)";
-        self.session.run(sql, &values).await?;
-        self.applied.push((kind, Change { key, uid, kind: what, token: ResumeToken(self.newest) }));
+    fn changed(&mut self, (kind, key): Target<'a>, uid: Uid, what: ChangeKind) {
+        let token = ResumeToken(self.newest);
+        self.applied.push((kind, Change { key: key.clone(), uid, kind: what, token }));
+    }
+
+    /// Writes all of it.
+    async fn write(&self, session: &mut dyn Session) -> Result<(), DatabaseError> {
+        let mut puts = Vec::new();
+        for (target, row) in &self.rows {
+            if let Some(row) = row {
+                let meta = serde_json::to_string(&row.meta);
+                puts.push((target.0, row, meta.map_err(|error| DatabaseError::Data(error.into()))?));
+            } else {
+                let sql = "delete from rows where kind = $1 and project = $2 and name = $3";
+                session.run(sql, &key_values(*target)).await?;
+            }
+        }
+        for puts in puts.chunks(TOGETHER) {
+            let values: Vec<Value<'_>> =
+                puts.iter().flat_map(|(kind, row, meta)| row_values(*kind, row, meta)).collect();
+            let sql = format!(
+                "insert into rows ({ROW_COLUMNS}) values {} on conflict (kind, project, name) do update set \
+                 owner = excluded.owner, revision = excluded.revision, meta = excluded.meta, \
+                 spec = excluded.spec, operations = excluded.operations, status = excluded.status",
+                places(puts.len(), ROW_WIDTH)
+            );
+            session.run(&sql, &values).await?;
+        }
+        for changes in self.applied.chunks(TOGETHER) {
+            let values: Vec<Value<'_>> = changes.iter().flat_map(change_values).collect();
+            let sql = format!(
+                "insert into changes (revision, kind, project, name, uid, what) values {}",
+                places(changes.len(), 6)
+            );
+            session.run(&sql, &values).await?;
+        }
+        let hashes: Vec<String> = self.records.iter().map(|(_, record)| record.hash.to_string()).collect();
+        let records: Vec<_> = self.records.iter().zip(&hashes).collect();
+        for records in records.chunks(TOGETHER) {
+            let values = records.iter().flat_map(|((key, record), hash)| {
+                let number = Value::Number(record.number.cast_signed());
+                [number, Value::Text(project_of(key)), Value::Text(&record.entry), Value::Text(hash)]
+            });
+            let values: Vec<Value<'_>> = values.collect();
+            let sql = format!(
+                "insert into audit (number, project, entry, hash) values {}",
+                places(records.len(), 4)
+            );
+            session.run(&sql, &values).await?;
+        }
         Ok(())
     }
 }
 
-fn key_values(kind: KindName, key: &ObjectKey) -> [Value<'_>; 3] {
+async fn end_of_audit(session: &mut dyn Session) -> Result<Option<(u64, Digest)>, DatabaseError> {
+    let sql = "select number, hash from audit order by number desc limit 1";
+    let Some(mut last) = session.run(sql, &[]).await?.into_iter().next() else { return Ok(None) };
+    let hash = last.text().parse().map_err(|error| DatabaseError::Data(Box::new(error)))?;
+    Ok(Some((last.number.cast_unsigned(), hash)))
+}
+
+fn uid_of(meta: &str) -> Result<Uid, DatabaseError> {
+    let meta: plimsoll_model::Metadata =
+        serde_json::from_str(meta).map_err(|error| DatabaseError::Data(error.into()))?;
+    Ok(meta.uid)
+}
+
+fn key_values((kind, key): Target<'_>) -> [Value<'_>; 3] {
     [Value::Text(kind.0), Value::Text(project_of(key)), Value::Text(key.name.as_str())]
+}
+
+fn wanted(target: Target<'_>, is_deleted: bool) -> [Value<'_>; 4] {
+    let [kind, project, name] = key_values(target);
+    [kind, project, name, Value::Text(if is_deleted { "d" } else { "" })]
+}
+
+fn change_values((kind, change): &(KindName, Change)) -> [Value<'_>; 6] {
+    let [kind, project, name] = key_values((*kind, &change.key));
+    let what = Value::Number(match change.kind {
+        ChangeKind::Changed(_) => CHANGED,
+        ChangeKind::Deleted(_) => DELETED,
+        ChangeKind::Created(_) => CREATED,
+    });
+    [Value::Number(change.token.0.cast_signed()), kind, project, name, Value::Text(change.uid.as_str()), what]
 }

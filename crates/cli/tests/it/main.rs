@@ -4,7 +4,9 @@
 
 mod agent;
 mod backup;
+mod beside;
 mod fields;
+mod listen;
 mod plane;
 mod router;
 mod tenants;

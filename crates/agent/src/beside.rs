@@ -1,0 +1,130 @@
+//! What is asked of a running instance by people: a command beside its program, where it is reached, what it uses.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::SystemTime;
+
+use plimsoll_model::ObjectKey;
+use plimsoll_model::id::{ComponentName, InstanceId, PartName};
+use plimsoll_shim::{STARTED, Started, read};
+
+use crate::agent::Agent;
+
+/// Clock ticks of a second, as the kernel counts time for programs: `USER_HZ`, which is 100 on every Linux.
+const TICKS: u64 = 100;
+
+/// Where an instance is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Whose it is.
+    pub app: ObjectKey,
+    /// Its component.
+    pub component: ComponentName,
+    /// Addresses of its ports, from this machine.
+    pub endpoints: BTreeMap<PartName, SocketAddr>,
+}
+
+/// What the processes of an instance use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// CPU time so far, in milliseconds. It may shrink when a process ends.
+    pub cpu_millis: u64,
+    /// Resident memory in bytes; pages that processes share count for each.
+    pub memory: u64,
+    /// Processes.
+    pub processes: u32,
+}
+
+impl Agent {
+    /// Where an instance is reached; `None` if it is not kept here.
+    pub fn reached(&self, instance: &InstanceId) -> Option<Reached> {
+        self.with(instance, |mark, _| Reached {
+            app: mark.key.clone(),
+            component: mark.component.clone(),
+            endpoints: mark.endpoints(),
+        })
+    }
+
+    /// A command line that runs another one where the instance's program runs; `None` if it is not kept here.
+    pub fn beside(&self, instance: &InstanceId, argv: &[String], terminal: bool) -> Option<Command> {
+        self.with(instance, |_, place| {
+            let (shim, arguments) = self.shim().split_first()?;
+            let mut command = Command::new(shim);
+            command.args(arguments).arg(place.path());
+            if terminal {
+                command.arg("--terminal");
+            }
+            command.arg("--").args(argv).current_dir("/");
+            Some(command)
+        })?
+    }
+
+    /// When an instance's latest run began, in milliseconds since 1970 UTC; `None` if it is not kept here.
+    pub fn began(&self, instance: &InstanceId) -> Option<u64> {
+        let directory = self.with(instance, |_, place| place.path().to_owned())?;
+        let written = directory.join(STARTED).metadata().ok()?.modified().ok()?;
+        let since = written.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
+    }
+
+    /// What an instance's processes use now; `None` if it is not kept here, or does not run.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn used(&self, instance: &InstanceId) -> io::Result<Option<Used>> {
+        let Some(directory) = self.with(instance, |_, place| place.path().to_owned()) else {
+            return Ok(None);
+        };
+        let Some(started) = read::<Started>(&directory, STARTED)? else { return Ok(None) };
+        if !started.shim.is_there() {
+            return Ok(None);
+        }
+        let mut children: BTreeMap<i32, Vec<(i32, Used)>> = BTreeMap::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if let Some((parent, used)) = process(pid) {
+                children.entry(parent).or_default().push((pid, used));
+            }
+        }
+        let (mut sum, mut open) = (Used::default(), vec![started.shim.pid]);
+        while let Some(parent) = open.pop() {
+            for (pid, used) in children.remove(&parent).unwrap_or_default() {
+                sum.cpu_millis += used.cpu_millis;
+                sum.memory += used.memory;
+                sum.processes += 1;
+                open.push(pid);
+            }
+        }
+        Ok(Some(sum))
+    }
+}
+
+/// A process: its parent, and what it uses. See `proc_pid_stat`(5).
+fn process(pid: i32) -> Option<(i32, Used)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let page = rustix::param::page_size() as u64;
+    let used = Used {
+        cpu_millis: (number(14)? + number(15)?) * 1000 / TICKS,
+        memory: number(24)? * page,
+        processes: 1,
+    };
+    Some((fields.get(1)?.parse().ok()?, used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_from_the_kernel() {
+        let (parent, used) = process(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert_eq!(u32::try_from(parent).unwrap(), std::os::unix::process::parent_id());
+        assert!(used.memory > 100 << 10, "{used:?}");
+        assert_eq!(process(i32::MAX), None);
+    }
+}

@@ -1,0 +1,342 @@
+//! A command beside a copy's program, over a WebSocket.
+//!
+//! Messages are those of Kubernetes (`v5.channel.k8s.io`): binary, the first byte says the channel.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use futures::SinkExt as _;
+use futures::stream::{SplitSink, SplitStream, StreamExt as _};
+use plimsoll_model::access::Verb;
+use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
+use plimsoll_model::status::InstanceState;
+use plimsoll_model::{App, ObjectKey};
+use plimsoll_server::{Caller, Server};
+use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::derived::INSTANCES;
+use crate::limit::Limits;
+use crate::listen::{Ending, until_end};
+use crate::problem::Problem;
+use crate::request::{Asked, At};
+
+/// Bytes of output that are sent at once.
+const PIECE: usize = 32 << 10;
+
+/// Pieces that wait at most.
+const WAITING: usize = 16;
+
+/// How long the output of a terminal may still come after its command has ended.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Bytes of the largest message from a client.
+const LARGEST: usize = 1 << 20;
+
+/// What a message is about: its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Channel {
+    /// Standard input.
+    In = 0,
+    /// Standard output, and both outputs of a terminal.
+    Out = 1,
+    /// Standard error.
+    Err = 2,
+    /// How it ended: an [`ExecEnd`] as JSON.
+    Ended = 3,
+    /// The size of the terminal: `{"Width": 80, "Height": 24}`.
+    Size = 4,
+    /// The end of the channel that the next byte names.
+    Close = 255,
+}
+
+impl Channel {
+    /// The name of this form of messages.
+    pub const PROTOCOL: &'static str = "v5.channel.k8s.io";
+
+    /// A message.
+    pub fn message(self, content: &[u8]) -> Vec<u8> {
+        [&[self as u8], content].concat()
+    }
+
+    /// The channel of a message, and its content.
+    pub fn split(message: &[u8]) -> Option<(Self, &[u8])> {
+        let (first, rest) = message.split_first()?;
+        let all = [Self::In, Self::Out, Self::Err, Self::Ended, Self::Size, Self::Close];
+        all.into_iter().find(|it| *it as u8 == *first).map(|it| (it, rest))
+    }
+}
+
+/// How a command ended, as Kubernetes says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecEnd {
+    status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    details: Option<Details>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Details {
+    causes: Vec<Cause>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Cause {
+    reason: String,
+    message: String,
+}
+
+impl ExecEnd {
+    fn of(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        if status.success() {
+            return Self { status: "Success".into(), message: None, details: None };
+        }
+        // As shells say it: 128 and the signal.
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let cause = Cause { reason: "ExitCode".into(), message: code.to_string() };
+        let details = Some(Details { causes: vec![cause] });
+        Self { status: "Failure".into(), message: Some(format!("the command ended with {status}")), details }
+    }
+
+    fn failed(message: String) -> Self {
+        Self { status: "Failure".into(), message: Some(message), details: None }
+    }
+
+    /// The exit code, or why there is none.
+    ///
+    /// # Errors
+    /// What kept the command from running to its end.
+    pub fn code(self) -> Result<u8, String> {
+        if self.status == "Success" {
+            return Ok(0);
+        }
+        let causes = self.details.into_iter().flat_map(|it| it.causes);
+        let code = causes.filter(|it| it.reason == "ExitCode").find_map(|it| it.message.parse().ok());
+        code.ok_or_else(|| self.message.unwrap_or_else(|| "the command failed".into()))
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Size {
+    width: u16,
+    height: u16,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ExecQuery {
+    /// The command line, as a JSON list.
+    #[serde(default)]
+    command: String,
+    component: Option<ComponentName>,
+    instance: Option<InstanceId>,
+    #[serde(default)]
+    stdin: bool,
+    #[serde(default)]
+    tty: bool,
+}
+
+pub(crate) async fn exec(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    At((project, name)): At<(ProjectName, ObjectName)>,
+    Asked(query): Asked<ExecQuery>,
+    (Extension(limits), Extension(ending)): (Extension<Limits>, Extension<Ending>),
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    let scope = caller.within(server.store(), &project, Verb::Write).await?;
+    let argv: Vec<String> = serde_json::from_str(&query.command)
+        .map_err(|error| Problem::bad(format!("command is no JSON list of texts: {error}")))?;
+    if argv.is_empty() {
+        return Err(Problem::bad("command is empty"));
+    }
+    let key = ObjectKey::in_project(project, name);
+    let app = server.store().get::<App>(&scope, &key).await?;
+    let app = app.ok_or_else(|| Problem::not_found(format!("app {key}")))?;
+    let copies = app.status.iter().flat_map(|status| &status.value.components);
+    let wanted = copies.filter(|(name, _)| query.component.as_ref().is_none_or(|it| it == *name));
+    let mut copies: Vec<_> = wanted.flat_map(|(_, component)| &component.instances).collect();
+    copies.retain(|copy| query.instance.as_ref().is_none_or(|it| *it == copy.id));
+    // One that is ready, if there is a choice.
+    copies.sort_by_key(|copy| copy.state != InstanceState::Ready);
+    let copy = copies.first().ok_or_else(|| Problem::not_found(format!("such copy of app {key}")))?;
+    let command = server.beside(&copy.id, &argv, query.tty);
+    let command = command.ok_or_else(|| Problem::not_found(format!("instance {} here", copy.id)))?;
+    let upgrade = upgrade.map_err(|error| Problem::bad(error.body_text()))?;
+    let streaming = limits.stream(caller.user())?;
+    server
+        .note_exec(&caller, INSTANCES, &key.sibling(copy.id.as_str().parse().map_err(Problem::bad)?))
+        .await?;
+    let upgrade = upgrade.protocols([Channel::PROTOCOL]).max_message_size(LARGEST);
+    Ok(upgrade.on_upgrade(async move |socket| {
+        let _streaming = streaming;
+        run(socket, command.into(), &query, ending).await;
+    }))
+}
+
+/// The outputs and the input of a running command.
+struct Running {
+    child: Child,
+    input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    outputs: Vec<(Channel, Box<dyn AsyncRead + Send + Unpin>)>,
+    terminal: Option<OwnedFd>,
+}
+
+fn start(mut command: Command, query: &ExecQuery) -> std::io::Result<Running> {
+    command.kill_on_drop(true);
+    if !query.tty {
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(if query.stdin { Stdio::piped() } else { Stdio::null() });
+        let mut child = command.spawn()?;
+        let mut outputs: Vec<(Channel, Box<dyn AsyncRead + Send + Unpin>)> = Vec::new();
+        if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
+            outputs.push((Channel::Out, Box::new(out)));
+            outputs.push((Channel::Err, Box::new(err)));
+        }
+        let input = child.stdin.take().map(|it| Box::new(it) as Box<dyn AsyncWrite + Send + Unpin>);
+        return Ok(Running { child, input, outputs, terminal: None });
+    }
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let name = ptsname(&ours, Vec::new())?;
+    let theirs = File::options().read(true).write(true).open(name.to_string_lossy().as_ref())?;
+    command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
+    let child = command.spawn()?;
+    // Its copies of the far side must go, or ours would never see the end.
+    drop(command);
+    let output = tokio::fs::File::from_std(ours.try_clone()?.into());
+    let input = tokio::fs::File::from_std(ours.try_clone()?.into());
+    Ok(Running {
+        child,
+        input: Some(Box::new(input)),
+        outputs: vec![(Channel::Out, Box::new(output))],
+        terminal: Some(ours),
+    })
+}
+
+/// Carries a command to its end, or to that of its client.
+async fn run(socket: WebSocket, command: Command, query: &ExecQuery, mut ending: Ending) {
+    let (mut to, from) = socket.split();
+    let Running { mut child, input, outputs, terminal } = match start(command, query) {
+        Ok(running) => running,
+        Err(error) => return end(&mut to, &ExecEnd::failed(format!("it cannot be started: {error}"))).await,
+    };
+    let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let (pieces, mut said) = mpsc::channel(WAITING);
+    for (channel, output) in outputs {
+        tokio::spawn(pass_on(channel, output, pieces.clone()));
+    }
+    drop(pieces);
+    // Both ways go on whatever the other one waits for.
+    let mut heard = std::pin::pin!(hear(from, input, terminal.as_ref()));
+    let (mut status, mut silent) = (None, Instant::now());
+    loop {
+        tokio::select! {
+            piece = said.recv() => {
+                let Some(piece) = piece else {
+                    // Nothing more is said; what is left is how it ended.
+                    let ended = match status {
+                        Some(ended) => ended,
+                        None => child.wait().await,
+                    };
+                    return end(&mut to, &said_of(ended)).await;
+                };
+                silent = Instant::now();
+                if to.send(Message::Binary(piece.into())).await.is_err() {
+                    break;
+                }
+            }
+            // What a terminal's command left behind may keep the terminal open for ever.
+            ended = child.wait(), if terminal.is_some() && status.is_none() => status = Some(ended),
+            () = tokio::time::sleep_until(silent + LAST_WORDS), if status.is_some() => {
+                let Some(ended) = status else { break };
+                return end(&mut to, &said_of(ended)).await;
+            }
+            () = &mut heard => break,
+            () = until_end(&mut ending) => break,
+        }
+    }
+    // Nobody hears it any more: it ends, as with a terminal that is closed.
+    if let Some(group) = group {
+        kill_process_group(group, Signal::HUP).ok();
+        kill_process_group(group, Signal::KILL).ok();
+    }
+    child.wait().await.ok();
+}
+
+/// Passes on what the client sends, until it goes away.
+async fn hear(
+    mut from: SplitStream<WebSocket>,
+    mut input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    terminal: Option<&OwnedFd>,
+) {
+    while let Some(Ok(message)) = from.next().await {
+        let Message::Binary(bytes) = message else { continue };
+        match Channel::split(&bytes) {
+            Some((Channel::In, text)) => {
+                if let Some(pipe) = &mut input {
+                    // A program that reads no more has said enough by that.
+                    if pipe.write_all(text).await.is_err() || pipe.flush().await.is_err() {
+                        input = None;
+                    }
+                }
+            }
+            Some((Channel::Close, [0])) if terminal.is_none() => input = None,
+            Some((Channel::Size, text)) => resize(terminal, text),
+            _ => {}
+        }
+    }
+}
+
+async fn pass_on(
+    channel: Channel,
+    mut output: Box<dyn AsyncRead + Send + Unpin>,
+    pieces: mpsc::Sender<Vec<u8>>,
+) {
+    let mut piece = vec![0; PIECE];
+    // The far side of a terminal that is closed is an error, and the end.
+    while let Ok(length @ 1..) = output.read(&mut piece).await {
+        if pieces.send(channel.message(&piece[..length])).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn resize(terminal: Option<&OwnedFd>, text: &[u8]) {
+    if let (Some(terminal), Ok(size)) = (terminal, serde_json::from_slice::<Size>(text)) {
+        let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+        // A terminal without its program needs no size.
+        tcsetwinsize(terminal, size).ok();
+    }
+}
+
+fn said_of(ended: std::io::Result<std::process::ExitStatus>) -> ExecEnd {
+    ended.map_or_else(|error| ExecEnd::failed(error.to_string()), ExecEnd::of)
+}
+
+async fn end(to: &mut SplitSink<WebSocket, Message>, end: &ExecEnd) {
+    let text = serde_json::to_vec(end).unwrap_or_default();
+    // Whoever has gone away needs not be told.
+    to.send(Message::Binary(Channel::Ended.message(&text).into())).await.ok();
+    to.close().await.ok();
+}

@@ -1,0 +1,104 @@
+//! Limits for each caller: how often somebody may ask, and how many answers without end they may have open.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use plimsoll_model::id::UserName;
+
+use crate::problem::{Problem, Sort};
+
+/// Seconds' worth of requests that may come at once.
+const BURST: u32 = 2;
+
+/// Callers that are remembered before those that have been silent are forgotten.
+const MANY: usize = 10_000;
+
+/// Whoever is limited: a user, or an address from which somebody unknown asks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Asker {
+    User(UserName),
+    Unknown(Option<IpAddr>),
+}
+
+/// The limits, and what everybody has used of them. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    rate: Option<Arc<DefaultKeyedRateLimiter<Asker>>>,
+    streams: Arc<Mutex<BTreeMap<UserName, usize>>>,
+    most_streams: usize,
+}
+
+impl Limits {
+    /// So many requests in a second for each asker, none for no limit, and so many streams.
+    pub(crate) fn new(rate: u32, most_streams: usize) -> Self {
+        let quota = |rate| {
+            Quota::per_second(rate)
+                .allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST - 1)))
+        };
+        let rate = NonZeroU32::new(rate).map(|rate| Arc::new(RateLimiter::keyed(quota(rate))));
+        Self { rate, streams: Arc::default(), most_streams }
+    }
+
+    /// Counts a request.
+    pub(crate) fn ask(&self, asker: &Asker) -> Result<(), Problem> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        if rate.len() > MANY {
+            rate.retain_recent();
+        }
+        let refused = |_| Problem::new(Sort::TooMany, "you ask too often: wait a second");
+        rate.check_key(asker).map_err(refused)
+    }
+
+    /// Counts an answer without end for as long as the result is kept.
+    pub(crate) fn stream(&self, user: &UserName) -> Result<Streaming, Problem> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = streams.entry(user.clone()).or_default();
+        if *open >= self.most_streams {
+            let detail = format!("you have {open} watches and the like open: end some");
+            return Err(Problem::new(Sort::TooMany, detail));
+        }
+        *open += 1;
+        Ok(Streaming { limits: self.clone(), user: user.clone() })
+    }
+}
+
+/// An open answer without end.
+pub(crate) struct Streaming {
+    limits: Limits,
+    user: UserName,
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let mut streams = self.limits.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = streams.get_mut(&self.user) {
+            *open -= 1;
+            if *open == 0 {
+                streams.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_asker_has_limits_of_their_own() {
+        let limits = Limits::new(2, 1);
+        let (ada, bob): (UserName, UserName) = ("ada".parse().unwrap(), "bob".parse().unwrap());
+        let asks =
+            |user: &UserName| (0..10).filter(|_| limits.ask(&Asker::User(user.clone())).is_ok()).count();
+        assert_eq!((asks(&ada), asks(&bob)), (4, 4), "two seconds' worth at once");
+        let open = limits.stream(&ada).unwrap_or_else(|_| panic!("the first one"));
+        assert!(limits.stream(&ada).is_err() && limits.stream(&bob).is_ok());
+        drop(open);
+        assert!(limits.stream(&ada).is_ok());
+        let free = Limits::new(0, 1);
+        assert!((0..1000).all(|_| free.ask(&Asker::Unknown(None)).is_ok()));
+    }
+}
