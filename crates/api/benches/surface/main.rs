@@ -5,7 +5,6 @@
 //! whatever they are told. Nothing here decides a test.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot go on ends here")]
-#![expect(clippy::disallowed_methods, reason = "a load has a rate, which is kept by sleeping")]
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -100,7 +100,7 @@ impl Plane {
         let applied = began.elapsed();
         let mut connection = self.connect();
         while Self::settled(&mut connection) < to {
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::park_timeout(Duration::from_millis(50));
         }
         println!("  {} applied in {applied:.1?}, settled in {:.1?}", to - from, began.elapsed());
         began.elapsed()
@@ -139,7 +139,7 @@ fn start(data: &Path) -> (Child, SocketAddr, String) {
             let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
             return (server, address, token.trim().to_owned());
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
@@ -213,7 +213,7 @@ fn scale() {
             );
             plane.connect().ask("PUT", &path_of(round * 31 % count), &body).unwrap();
         }
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::park_timeout(Duration::from_secs(1));
         let (count_after, sum_after) = reconciles(&mut plane.connect());
         let each = (sum_after - sum_before) / (count_after - count_before).max(1.0);
         println!("  one settled reconcile at {count} Apps: {:.0} us", each * 1e6);
@@ -248,7 +248,7 @@ fn mixed(plane: &Plane, count: usize) {
                         return;
                     }
                     let due = began + Duration::from_secs_f64(number as f64 / rate as f64);
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
                     let asked = Instant::now();
                     let what = match number % 10 {
                         0 => {
@@ -312,21 +312,21 @@ fn watchers() {
         });
     }
     while ready.load(Ordering::Relaxed) < watchers {
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
     let mut connection = plane.connect();
     let mut committed = Vec::new();
     let began = Instant::now();
     for number in 0..writes {
         let due = began + Duration::from_secs_f64(number as f64 / f64::from(rate));
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
         let body = project(&format!("write-{number}"));
         assert_eq!(connection.ask("PUT", &format!("{BASE}/projects/seen"), &body).unwrap().0, 200);
         committed.push(Instant::now());
     }
     let give_up = Instant::now() + Duration::from_secs(20);
     while count.iter().any(|it| it.load(Ordering::Relaxed) < watchers) && Instant::now() < give_up {
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
     let missed: usize = count.iter().map(|it| watchers.saturating_sub(it.load(Ordering::Relaxed))).sum();
     let late = |(at, seen): (&Instant, &Mutex<Option<Instant>>)| {
@@ -389,7 +389,7 @@ fn kill() {
                     }
                 });
             }
-            std::thread::sleep(Duration::from_millis(20 + (round as u64 * 37) % 180));
+            std::thread::park_timeout(Duration::from_millis(20 + (round as u64 * 37) % 180));
             rustix::process::kill_process(
                 rustix::process::Pid::from_raw(i32::try_from(plane.server.id()).unwrap()).unwrap(),
                 rustix::process::Signal::KILL,
