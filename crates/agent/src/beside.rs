@@ -69,18 +69,11 @@ impl Agent {
         u64::try_from(since.as_millis()).ok()
     }
 
-    /// What an instance's processes use now; `None` if it is not kept here, or does not run.
+    /// What the processes of instances use now, of those that are kept here and run.
     ///
     /// # Errors
     /// When the system does not tell.
-    pub fn used(&self, instance: &InstanceId) -> io::Result<Option<Used>> {
-        let Some(directory) = self.with(instance, |_, place| place.path().to_owned()) else {
-            return Ok(None);
-        };
-        let Some(started) = read::<Started>(&directory, STARTED)? else { return Ok(None) };
-        if !started.shim.is_there() {
-            return Ok(None);
-        }
+    pub fn used(&self, instances: &[InstanceId]) -> io::Result<BTreeMap<InstanceId, Used>> {
         let mut children: BTreeMap<i32, Vec<(i32, Used)>> = BTreeMap::new();
         for entry in std::fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -88,17 +81,30 @@ impl Agent {
                 children.entry(parent).or_default().push((pid, used));
             }
         }
-        let (mut sum, mut open) = (Used::default(), vec![started.shim.pid]);
-        while let Some(parent) = open.pop() {
-            for (pid, used) in children.remove(&parent).unwrap_or_default() {
-                sum.cpu_millis += used.cpu_millis;
-                sum.memory += used.memory;
-                sum.processes += 1;
-                open.push(pid);
+        let mut found = BTreeMap::new();
+        for instance in instances {
+            let Some(directory) = self.with(instance, |_, place| place.path().to_owned()) else { continue };
+            let Some(started) = read::<Started>(&directory, STARTED)? else { continue };
+            if started.shim.is_there() {
+                found.insert(instance.clone(), below(started.shim.pid, &mut children));
             }
         }
-        Ok(Some(sum))
+        Ok(found)
     }
+}
+
+/// The sum of all processes below one.
+fn below(parent: i32, children: &mut BTreeMap<i32, Vec<(i32, Used)>>) -> Used {
+    let (mut sum, mut open) = (Used::default(), vec![parent]);
+    while let Some(parent) = open.pop() {
+        for (pid, used) in children.remove(&parent).unwrap_or_default() {
+            sum.cpu_millis += used.cpu_millis;
+            sum.memory += used.memory;
+            sum.processes += 1;
+            open.push(pid);
+        }
+    }
+    sum
 }
 
 /// A process: its parent, and what it uses. See `proc_pid_stat`(5).

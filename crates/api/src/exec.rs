@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -20,6 +22,7 @@ use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
 use plimsoll_model::status::InstanceState;
 use plimsoll_model::{App, ObjectKey};
 use plimsoll_server::{Caller, Server};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -43,6 +46,9 @@ const WAITING: usize = 16;
 
 /// How long the output of a terminal may still come after its command has ended.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// How often is asked whether whoever runs a command still may.
+const RENEWAL: Duration = Duration::from_secs(30);
 
 /// Bytes of the largest message from a client.
 const LARGEST: usize = 1 << 20;
@@ -186,11 +192,31 @@ pub(crate) async fn exec(
     server
         .note_exec(&caller, INSTANCES, &key.sibling(copy.id.as_str().parse().map_err(Problem::bad)?))
         .await?;
+    let permission = Permission { server, caller, project: key.project.clone() };
     let upgrade = upgrade.protocols([Channel::PROTOCOL]).max_message_size(LARGEST);
     Ok(upgrade.on_upgrade(async move |socket| {
         let _streaming = streaming;
-        run(socket, command.into(), &query, ending).await;
+        run(socket, command.into(), &query, &permission, ending).await;
     }))
+}
+
+/// Whoever runs a command, and where.
+struct Permission {
+    server: Arc<Server>,
+    caller: Caller,
+    project: Option<ProjectName>,
+}
+
+impl Permission {
+    /// Whether they still may.
+    async fn is_good(&self) -> bool {
+        let store = self.server.store();
+        let Ok(Some(now)) = self.caller.renewed(store, self.server.now()).await else { return false };
+        match &self.project {
+            Some(project) => now.within(store, project, Verb::Write).await.is_ok(),
+            None => false,
+        }
+    }
 }
 
 /// The outputs and the input of a running command.
@@ -219,7 +245,10 @@ fn start(mut command: Command, query: &ExecQuery) -> std::io::Result<Running> {
     grantpt(&ours)?;
     unlockpt(&ours)?;
     let name = ptsname(&ours, Vec::new())?;
-    let theirs = File::options().read(true).write(true).open(name.to_string_lossy().as_ref())?;
+    // Not the server's own terminal, which would end it: that of the command, once it has a session.
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(OFlags::NOCTTY.bits().cast_signed());
+    let theirs = options.open(name.to_string_lossy().as_ref())?;
     command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
     let child = command.spawn()?;
     // Its copies of the far side must go, or ours would never see the end.
@@ -235,7 +264,13 @@ fn start(mut command: Command, query: &ExecQuery) -> std::io::Result<Running> {
 }
 
 /// Carries a command to its end, or to that of its client.
-async fn run(socket: WebSocket, command: Command, query: &ExecQuery, mut ending: Ending) {
+async fn run(
+    socket: WebSocket,
+    command: Command,
+    query: &ExecQuery,
+    permission: &Permission,
+    mut ending: Ending,
+) {
     let (mut to, from) = socket.split();
     let Running { mut child, input, outputs, terminal } = match start(command, query) {
         Ok(running) => running,
@@ -250,6 +285,7 @@ async fn run(socket: WebSocket, command: Command, query: &ExecQuery, mut ending:
     // Both ways go on whatever the other one waits for.
     let mut heard = std::pin::pin!(hear(from, input, terminal.as_ref()));
     let (mut status, mut silent) = (None, Instant::now());
+    let mut renewals = tokio::time::interval(RENEWAL);
     loop {
         tokio::select! {
             piece = said.recv() => {
@@ -273,6 +309,13 @@ async fn run(socket: WebSocket, command: Command, query: &ExecQuery, mut ending:
                 return end(&mut to, &said_of(ended)).await;
             }
             () = &mut heard => break,
+            _ = renewals.tick() => {
+                // Whoever may not any more ends here, and a client that is gone shows itself.
+                let is_gone = to.send(Message::Ping(Bytes::new())).await.is_err();
+                if is_gone || !permission.is_good().await {
+                    break;
+                }
+            }
             () = until_end(&mut ending) => break,
         }
     }
@@ -281,6 +324,8 @@ async fn run(socket: WebSocket, command: Command, query: &ExecQuery, mut ending:
         kill_process_group(group, Signal::HUP).ok();
         kill_process_group(group, Signal::KILL).ok();
     }
+    // It may not have a group of its own yet.
+    child.start_kill().ok();
     child.wait().await.ok();
 }
 

@@ -80,7 +80,9 @@ impl Listener {
             };
             let Some((stream, from, permit)) = accepted else { continue };
             let app = app.clone();
+            let (asked, has_asked) = watch::channel(false);
             let service = tower::service_fn(move |mut request: Request<Incoming>| {
+                asked.send_replace(true);
                 request.extensions_mut().insert(ConnectInfo(from));
                 app.clone().oneshot(request)
             });
@@ -89,8 +91,11 @@ impl Listener {
             tokio::spawn(async move {
                 let Some(stream) = encrypted(stream, tls).await else { return };
                 let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-                // A client that breaks off is its own affair.
-                watcher.watch(connection.into_owned()).await.ok();
+                // A client that breaks off is its own affair; one that asks for nothing is in the way of others.
+                tokio::select! {
+                    _ = watcher.watch(connection.into_owned()) => {}
+                    () = silence(has_asked) => {}
+                }
                 drop(permit);
             });
         }
@@ -111,6 +116,13 @@ impl Listener {
         // Answers are small and somebody waits for them.
         stream.set_nodelay(true).ok();
         Some((stream, from, permit))
+    }
+}
+
+/// Ends when nothing was asked for long enough; never, once something was.
+async fn silence(mut has_asked: watch::Receiver<bool>) {
+    if tokio::time::timeout(HEAD_WITHIN, has_asked.wait_for(|asked| *asked)).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

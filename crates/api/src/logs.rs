@@ -1,5 +1,10 @@
 //! What an App's copies said.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +87,8 @@ pub(crate) async fn logs(
     if let (Some(instance), true) = (&reader.query.instance, instances.is_empty()) {
         return Err(Problem::not_found(format!("instance {instance} of app {}", reader.key)));
     }
-    let mut lines = reader.lines(instances, reader.query.after.unwrap_or(0)).await?;
+    let mut cursors = Cursors::new();
+    let mut lines = reader.lines(instances, &mut cursors).await?;
     let tail = reader.query.tail.unwrap_or(USUAL_TAIL).min(MOST);
     lines.drain(..lines.len().saturating_sub(tail));
     if !reader.query.follow {
@@ -93,11 +99,55 @@ pub(crate) async fn logs(
     tokio::spawn(async move {
         let _streaming = streaming;
         // It ends with its client, with the App, or with the server.
-        reader.follow(&caller, lines, to, ending).await.ok();
+        reader.follow(&caller, (lines, cursors), to, ending).await.ok();
     });
     let body = futures::stream::poll_fn(move |context| said.poll_recv(context));
     let body = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// Up to where the logs of copies were read.
+type Cursors = BTreeMap<InstanceId, Cursor>;
+
+/// Up to where one log was read: a log that is full gets another name, and a new one takes its place.
+#[derive(Default)]
+struct Cursor {
+    inode: u64,
+    offset: u64,
+}
+
+impl Cursor {
+    /// The whole lines since the last time, of the file before and the present one. What is not there has no lines.
+    fn advance(&mut self, files: &[PathBuf; 2]) -> Vec<u8> {
+        let mut said = Vec::new();
+        let [before, now] = files;
+        let Ok(now) = File::open(now) else { return said };
+        let Ok(inode) = now.metadata().map(|it| it.ino()) else { return said };
+        if inode != self.inode {
+            // Never read, or the rest of what has another name by now.
+            if let Ok(before) = File::open(before)
+                && let Ok(metadata) = before.metadata()
+                && (self.inode == 0 || metadata.ino() == self.inode)
+            {
+                rest(before, self.offset, &mut said);
+            }
+            *self = Self { inode, offset: 0 };
+        }
+        self.offset += rest(now, self.offset, &mut said);
+        said
+    }
+}
+
+/// Adds the whole lines of a file from an offset, and says how long they are.
+fn rest(mut file: File, offset: u64, said: &mut Vec<u8>) -> u64 {
+    let mut text = Vec::new();
+    // What cannot be read now is read the next time.
+    if file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut text)).is_err() {
+        return 0;
+    }
+    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    said.extend_from_slice(&text[..end]);
+    end as u64
 }
 
 /// Reads what an App's copies said.
@@ -119,61 +169,55 @@ impl Reader {
         Ok(instances.filter(|id| self.query.instance.as_ref().is_none_or(|it| it == id)).collect())
     }
 
-    /// What copies said after a time, in order of time; lines of one copy stay in their order.
-    async fn lines(&self, instances: Vec<InstanceId>, after: u64) -> Result<Vec<LogEntry>, Problem> {
-        let (server, previous) = (self.server.clone(), self.query.previous);
+    /// What copies said since the cursors, in order of time; lines of one copy stay in their order.
+    async fn lines(
+        &self,
+        instances: Vec<InstanceId>,
+        cursors: &mut Cursors,
+    ) -> Result<Vec<LogEntry>, Problem> {
+        let (server, previous, after) =
+            (self.server.clone(), self.query.previous, self.query.after.unwrap_or(0));
+        let mut known = std::mem::take(cursors);
         let read = tokio::task::spawn_blocking(move || {
             let mut lines = Vec::new();
             for instance in instances {
                 let began = server.began(&instance).filter(|_| previous).unwrap_or(u64::MAX);
-                for file in plimsoll_agent::log_files(server.node(), &instance) {
-                    // A log that is not there has no lines.
-                    let text = std::fs::read(file).unwrap_or_default();
-                    let said = text.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
-                    let said = said.filter(|line| line.millis > after && line.millis < began);
-                    lines.extend(said.map(|line| LogEntry {
-                        instance: instance.clone(),
-                        at: line.millis,
-                        error: line.stream == Stream::Err,
-                        text: String::from_utf8_lossy(line.text).into_owned(),
-                    }));
-                }
+                let files = plimsoll_agent::log_files(server.node(), &instance);
+                let text = known.entry(instance.clone()).or_default().advance(&files);
+                let said = text.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
+                let said = said.filter(|line| line.millis > after && line.millis < began);
+                lines.extend(said.map(|line| LogEntry {
+                    instance: instance.clone(),
+                    at: line.millis,
+                    error: line.stream == Stream::Err,
+                    text: String::from_utf8_lossy(line.text).into_owned(),
+                }));
             }
             lines.sort_by_key(|line| line.at);
-            lines
+            (lines, known)
         });
-        read.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))
+        let (lines, known) = read.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
+        *cursors = known;
+        Ok(lines)
     }
 
     /// Tells lines, and then whatever is said, of copies that come later too.
     async fn follow(
         &self,
         caller: &Caller,
-        mut lines: Vec<LogEntry>,
+        (mut lines, mut cursors): (Vec<LogEntry>, Cursors),
         to: mpsc::Sender<Bytes>,
         mut ending: Ending,
     ) -> Result<(), Problem> {
-        let mut after = self.query.after.unwrap_or(0);
-        // What was said in the latest millisecond may go on after it was read.
-        let mut latest: Vec<LogEntry> = Vec::new();
         let mut looks = tokio::time::interval(LOOK);
         let mut renewals = tokio::time::interval(RENEWAL);
         loop {
-            lines.retain(|line| !latest.contains(line));
             for line in &lines {
                 let mut text = serde_json::to_vec(line).unwrap_or_default();
                 text.push(b'\n');
                 if to.send(text.into()).await.is_err() {
                     return Ok(());
                 }
-            }
-            if let Some(last) = lines.last() {
-                if last.at > after + 1 {
-                    latest.clear();
-                }
-                after = last.at - 1;
-                let newest = last.at;
-                latest.extend(lines.into_iter().filter(|line| line.at == newest));
             }
             tokio::select! {
                 _ = looks.tick() => {}
@@ -187,7 +231,7 @@ impl Reader {
                     now.within(self.server.store(), project, Verb::Read).await?;
                 }
             }
-            lines = self.lines(self.instances().await?, after).await?;
+            lines = self.lines(self.instances().await?, &mut cursors).await?;
         }
     }
 }

@@ -67,11 +67,14 @@ pub(crate) async fn usage(
     let scope = caller.within(server.store(), &project, Verb::Read).await?;
     let copies = copies(&server, &scope).await?;
     let read = tokio::task::spawn_blocking(move || {
+        let mut copies = copies;
+        copies.retain(|(app, ..)| only.as_ref().is_none_or(|it| it == app));
+        let instances: Vec<InstanceId> = copies.iter().map(|(.., instance)| instance.clone()).collect();
+        let used = server.used(&instances)?;
         let mut items = Vec::new();
-        let wanted = copies.into_iter().filter(|(app, ..)| only.as_ref().is_none_or(|it| it == app));
-        for (app, component, instance) in wanted {
-            if let Some(used) = server.used(&instance)? {
-                let plimsoll_server::Used { cpu_millis, memory, processes } = used;
+        for (app, component, instance) in copies {
+            if let Some(used) = used.get(&instance) {
+                let plimsoll_server::Used { cpu_millis, memory, processes } = *used;
                 items.push(Usage { app, component, instance, cpu_millis, memory, processes });
             }
         }

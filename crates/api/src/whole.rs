@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body as Sent, Bytes};
 use axum::extract::State;
@@ -12,6 +13,7 @@ use plimsoll_model::audit::Action;
 use plimsoll_server::{Caller, Migrated, OnHold, Recipients, Server};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::problem::{Problem, Sort};
@@ -22,6 +24,9 @@ const PIECE: usize = 64 << 10;
 
 /// Pieces that wait to be sent at most.
 const WAITING: usize = 8;
+
+/// How long a client may take for a piece. Until it has everything the store keeps what was there at that moment.
+const TAKEN_WITHIN: Duration = Duration::from_mins(1);
 
 /// For whom a backup is.
 #[derive(Deserialize)]
@@ -63,9 +68,12 @@ struct Pieces(mpsc::Sender<Result<Bytes, io::Error>>);
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
-        Ok(bytes.len())
+        let sent = tokio::time::timeout(TAKEN_WITHIN, self.0.send(Ok(Bytes::copy_from_slice(bytes))));
+        match Handle::current().block_on(sent) {
+            Ok(Ok(())) => Ok(bytes.len()),
+            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

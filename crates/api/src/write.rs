@@ -111,6 +111,9 @@ fn document(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
     }
 }
 
+/// Fields of a part that is applied at most.
+const MOST_FIELDS: usize = 5000;
+
 /// Operations of a JSON patch at most.
 const MOST_OPERATIONS: usize = 256;
 
@@ -273,6 +276,10 @@ impl Place<'_> {
         self.settle(kind, &mut part)?;
         if let Some(data) = part.as_object_mut().and_then(|part| part.remove("data")) {
             part["spec"]["data"] = data;
+        }
+        if fields(&part).len() > MOST_FIELDS {
+            let message = format!("it has more than {MOST_FIELDS} fields: put it as a whole");
+            return Err(Problem::refused(vec![json!({"message": message, "pointer": ""})]));
         }
         terms.by = By::Applied { manager: manager.clone(), fields: fields(&part), force: query.force };
         let make = |row: Option<&Row>| {

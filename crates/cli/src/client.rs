@@ -233,11 +233,11 @@ impl Client {
 
     /// A client of the control plane at an address.
     fn at(server: &str, token: String, trust: Trust) -> anyhow::Result<Self> {
-        let is_plain = server.starts_with("http://");
-        if is_plain && !is_this_machine(server) {
+        let transport = Transport::to(server, trust)?;
+        if !transport.is_encrypted() && !is_this_machine(server) {
             bail!("{server} is not encrypted, and the token is a secret: use https://");
         }
-        let client = Self { transport: Transport::to(server, trust)?, token };
+        let client = Self { transport, token };
         client.get("version").with_context(|| format!("no control plane answers at {server}"))?;
         Ok(client)
     }

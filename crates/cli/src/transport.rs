@@ -67,7 +67,8 @@ impl Transport {
         self.base.host().unwrap_or_default().trim_matches(['[', ']'])
     }
 
-    fn is_encrypted(&self) -> bool {
+    /// Whether nobody can listen in.
+    pub(crate) fn is_encrypted(&self) -> bool {
         self.base.scheme_str() == Some("https")
     }
 

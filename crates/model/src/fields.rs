@@ -19,7 +19,7 @@ use crate::object::Timestamp;
 /// Whose the fields are that were there before the first apply.
 pub const BEFORE: &str = "before-first-apply";
 
-/// Managers of one object that are told apart; the eldest of more are one.
+/// Managers of one object that are told apart; the eldest of more are one beside them.
 const MOST_MANAGERS: usize = 20;
 
 /// Where the declared part of a document is; fields are found nowhere else.
@@ -92,7 +92,7 @@ pub fn merge(live: &Value, declared: &Value, manager: &ManagerName, managers: &[
     let mut merged = live.clone();
     let kept = fields(declared);
     let (own, others): (Vec<_>, Vec<_>) = managers.iter().partition(|it| it.manager == *manager);
-    let others: BTreeSet<&String> = others.iter().flat_map(|it| &it.fields).collect();
+    let others: BTreeSet<String> = others.iter().flat_map(|it| it.fields.iter().cloned()).collect();
     let applied = own.iter().filter(|it| it.operation == Operation::Apply).flat_map(|it| &it.fields);
     for field in applied.filter(|field| !kept.contains(*field)) {
         if let Some(place) = removable(field, declared, &others) {
@@ -108,23 +108,23 @@ pub fn merge(live: &Value, declared: &Value, manager: &ManagerName, managers: &[
 }
 
 /// The highest place above a field that goes with it: nothing of it is declared, and nobody else has anything in it.
-fn removable<'a>(field: &'a str, declared: &Value, others: &BTreeSet<&String>) -> Option<&'a str> {
+fn removable<'a>(field: &'a str, declared: &Value, others: &BTreeSet<String>) -> Option<&'a str> {
     let root = ROOTS.into_iter().find(|root| field.starts_with(root))?;
     let mut ends = field.match_indices('/').map(|(at, _)| at).chain([field.len()]);
     ends.find_map(|end| {
         let place = &field[..end];
         let is_below = place.len() > root.len();
-        let is_free = declared.pointer(place).is_none() && !others.iter().any(|other| touches(other, place));
+        let is_free = declared.pointer(place).is_none() && !touched(others, place);
         (is_below && is_free).then_some(place)
     })
 }
 
-/// Whether one of two places is in the other, or both are the same.
-fn touches(one: &str, other: &str) -> bool {
-    let within = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    within(one, other) || within(other, one)
+/// Whether a place is in one of the fields, or has one of them in it, or is one.
+fn touched(fields: &BTreeSet<String>, place: &str) -> bool {
+    let above = place.match_indices('/').map(|(at, _)| &place[..at]).chain([place]);
+    let below = format!("{place}/");
+    let first = fields.range(below.clone()..).next();
+    first.is_some_and(|field| field.starts_with(&below)) || above.into_iter().any(|it| fields.contains(it))
 }
 
 fn remove(document: &mut Value, place: &str) {
@@ -192,8 +192,7 @@ impl Written<'_> {
             managers.push(Manager { manager, operation: Operation::Update, time: self.at, fields: before });
         }
         let taken = |field: &String| {
-            declared.iter().any(|own| touches(own, field))
-                && self.before.pointer(field) != self.after.pointer(field)
+            touched(declared, field) && self.before.pointer(field) != self.after.pointer(field)
         };
         let others = managers.iter().filter(|it| it.manager != *self.manager);
         let conflicts = others.flat_map(|it| {
@@ -242,13 +241,22 @@ impl Written<'_> {
         managers.push(Manager { manager: self.manager.clone(), operation, time, fields: own });
         let now = fields(self.after);
         for manager in &mut managers {
-            manager.fields.retain(|field| now.iter().any(|it| touches(it, field)));
+            manager.fields.retain(|field| touched(&now, field));
         }
         managers.retain(|it| !it.fields.is_empty());
         if managers.len() > MOST_MANAGERS {
-            managers.sort_by_key(|it| it.time);
+            // Nobody applies for this one, so nothing that it has is ever taken away as left out.
+            managers.sort_by_key(|it| (it.manager.as_str() == BEFORE, it.time));
             let eldest = managers.remove(0);
-            managers[0].fields.extend(eldest.fields);
+            let before = managers.iter_mut().find(|it| it.manager.as_str() == BEFORE);
+            match before {
+                Some(before) => before.fields.extend(eldest.fields),
+                None => managers.push(Manager {
+                    manager: BEFORE.parse().expect("a valid manager's name"),
+                    operation: Operation::Update,
+                    ..eldest
+                }),
+            }
         }
         managers.sort_by(|a, b| (&a.manager, a.operation).cmp(&(&b.manager, b.operation)));
         managers
@@ -339,6 +347,19 @@ mod tests {
             apply(&mut live, "dev", &json!({"spec": {"a": 2}}), false).unwrap_err()[0].manager.as_str(),
             BEFORE
         );
+    }
+
+    #[test]
+    fn whoever_came_first_of_many_loses_nothing() {
+        let mut live = (json!({}), Vec::new());
+        for number in 0..40 {
+            let part = json!({"spec": {"env": {format!("K{number:02}"): "x"}}});
+            apply(&mut live, &format!("run-{number:02}"), &part, false).unwrap();
+        }
+        assert_eq!((live.1.len(), owned(&live, BEFORE).len()), (MOST_MANAGERS + 1, 20));
+        // The same again, by whoever is still known, takes nothing from the others.
+        apply(&mut live, "run-39", &json!({"spec": {"env": {"K39": "x"}}}), false).unwrap();
+        assert_eq!(live.0["spec"]["env"].as_object().unwrap().len(), 40);
     }
 
     #[test]

@@ -67,6 +67,8 @@ impl Server {
     /// # Errors
     /// [`MigrateError`]; then writes go on here.
     pub async fn migrate(&self, caller: &Caller, url: &str) -> Result<Migrated, MigrateError> {
+        // One at a time: the failure of another one would open the gate behind this one.
+        let _alone = self.migrating.lock().await;
         store::may_migrate(self.data(), url)?;
         let filling = Filling::postgres(url, self.data().installation()).await?;
         self.note(caller, Action::Migrate).await?;

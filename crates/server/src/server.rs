@@ -1,5 +1,6 @@
 //! The parts, put together.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -151,6 +152,8 @@ pub struct Server {
     drivers: Drivers,
     /// Held by whoever removes programs that nothing names, or needs them to stay.
     pub(crate) tidying: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever moves everything to another store.
+    pub(crate) migrating: tokio::sync::Mutex<()>,
     _tasks: JoinSet<()>,
 }
 
@@ -214,6 +217,7 @@ impl Server {
             gate,
             drivers,
             tidying,
+            migrating: tokio::sync::Mutex::default(),
             _tasks: tasks,
         })
     }
@@ -243,12 +247,12 @@ impl Server {
         self.agent.as_ref()?.began(instance)
     }
 
-    /// What a copy's processes use now, if it runs on the local node.
+    /// What the processes of copies use now, of those that run on the local node.
     ///
     /// # Errors
     /// When the system does not tell.
-    pub fn used(&self, instance: &InstanceId) -> io::Result<Option<Used>> {
-        self.agent.as_ref().map_or(Ok(None), |agent| agent.used(instance))
+    pub fn used(&self, instances: &[InstanceId]) -> io::Result<BTreeMap<InstanceId, Used>> {
+        self.agent.as_ref().map_or_else(|| Ok(BTreeMap::new()), |agent| agent.used(instances))
     }
 
     /// Records that somebody runs a command beside a copy's program.

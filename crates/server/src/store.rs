@@ -136,7 +136,8 @@ pub(crate) fn take_restored(data: &DataDirectory, url: Option<&str>) -> io::Resu
     let before = path.join(format!("{FILE}.before-{}", data.epoch()));
     let was_there = file.exists();
     move_aside(&file, &before)?;
-    std::fs::rename(path.join(RESTORING), file)?;
+    // With its log, in case that was not merged into it.
+    move_aside(&path.join(RESTORING), &file)?;
     std::fs::File::open(path)?.sync_all()?;
     Ok(was_there.then_some(before))
 }
@@ -157,9 +158,10 @@ pub(crate) fn has_moved(data: &DataDirectory) -> io::Result<()> {
     write_durably(data.path(), CHOICE, &Kept::Postgres)
 }
 
-/// Gives a database and the files beside it another name.
+/// Gives a database and the files beside it another name: the file itself last, so that a move that is cut off is begun
+/// again as a whole.
 fn move_aside(file: &Path, to: &Path) -> io::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ["-shm", "-wal", ""] {
         match std::fs::rename(with_suffix(file, suffix), with_suffix(to, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

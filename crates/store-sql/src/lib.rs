@@ -1,6 +1,6 @@
 //! The store on SQL: SQLite, in one file, unless told otherwise, or a PostgreSQL database by its address.
 //!
-//! Both run the same statements. One task writes: batches that wait at the same time share one transaction, each is checked
+//! Both run the same statements, SQLite's where they are asked for (ADR 14). One task writes: batches that wait at the same time share one transaction, each is checked
 //! before anything of it is written, and all are answered after the disk has them. On PostgreSQL a transaction locks the row
 //! of the newest revision first, so that commits come in the order of revisions whoever writes, and it is begun again as
 //! a whole when the database finds it in another one's way (SQLSTATE 40001). Watches are served from memory; the table of

@@ -20,9 +20,6 @@ const READERS: usize = 8;
 /// How long a statement waits for a lock that a checkpoint holds.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Bytes of the file that are read as memory.
-const MAPPED: i64 = 256 << 20;
-
 /// Statements that a connection keeps prepared.
 const PREPARED: usize = 256;
 
@@ -94,8 +91,6 @@ impl Sqlite {
 fn prepare(connection: &Connection) -> Result<(), DatabaseError> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(PREPARED);
-    // Every commit makes other connections forget the pages that they have read; from memory they are read again cheaply.
-    connection.pragma_update(None, "mmap_size", MAPPED)?;
     Ok(())
 }
 
