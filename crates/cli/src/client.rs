@@ -63,6 +63,14 @@ impl Where {
         if self.is_local { Ok(Settings::default()) } else { Config::context(self.context.as_deref()) }
     }
 
+    /// The data directory: the given one, else this one, else the usual one.
+    pub(crate) fn data_or(&self, other: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+        match (&self.data_dir, other) {
+            (None, Some(other)) => Ok(other),
+            _ => self.data(),
+        }
+    }
+
     /// The data directory: the given one, that of the context, or that of the XDG base directory specification.
     pub(crate) fn data(&self) -> anyhow::Result<PathBuf> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -1,14 +1,15 @@
 //! A control plane within this process.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Context as _;
-use clap::Args;
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
 use plimsoll_api::{End, Endpoint, Listen, TlsFiles};
 use plimsoll_server::{DataError, Server, Settings, StartError};
+use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -16,18 +17,33 @@ use tokio::task::JoinHandle;
 use crate::Ended;
 use crate::client::Where;
 use crate::follow::{pause, talk};
+use crate::install::Install;
 
 /// Run the control plane of this machine, and its local node
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ServerCommand {
+    #[command(subcommand)]
+    action: Option<ServerAction>,
+    /// A file with these settings, for what no option and no variable says
+    #[arg(long, env = "PLIMSOLL_SERVER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     place: Where,
     #[command(flatten)]
     options: HostOptions,
 }
 
+/// What else is done with the control plane of this machine
+#[derive(Subcommand)]
+enum ServerAction {
+    /// Write the unit of a systemd service, and the file with its settings; print them where there is no systemd
+    Install(Install),
+}
+
 /// How a control plane within this process is set up
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct HostOptions {
     /// The port where routes are served, 0 for any [default: the one before; the first time 8080 if it is free]
     #[arg(long, env = "PLIMSOLL_HTTP_PORT", value_name = "PORT")]
@@ -44,30 +60,69 @@ pub(crate) struct HostOptions {
     /// The key of that certificate, as PEM
     #[arg(long, env = "PLIMSOLL_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Connections to the API at the same time; further ones wait
-    #[arg(long, env = "PLIMSOLL_MAX_CONNECTIONS", value_name = "N", default_value_t = Listen::default().connections)]
-    max_connections: usize,
-    /// Requests of each caller in a second, and twice as many at once; 0 for no limit
-    #[arg(long, env = "PLIMSOLL_MAX_RATE", value_name = "N", default_value_t = Listen::default().rate)]
-    max_rate: u32,
+    /// Connections to the API at the same time; further ones wait [default: 4096]
+    #[arg(long, env = "PLIMSOLL_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
+    /// Requests of each caller in a second, and twice as many at once; 0 for no limit [default: 1000]
+    #[arg(long, env = "PLIMSOLL_MAX_RATE", value_name = "N")]
+    max_rate: Option<u32>,
+    /// The data directory that a file names; commands have an option of their own for it.
+    #[arg(skip)]
+    data_dir: Option<PathBuf>,
 }
 
 impl HostOptions {
+    /// The settings of a file, which refuses what it does not know.
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let settings: Self =
+            toml::from_str(&text).with_context(|| format!("{} cannot be understood", file.display()))?;
+        if settings.tls_cert.is_some() != settings.tls_key.is_some() {
+            bail!("{}: tls-cert and tls-key belong together", file.display());
+        }
+        Ok(settings)
+    }
+
+    /// These settings, and those of a file where nothing is said here.
+    fn or(self, file: Self) -> Self {
+        let (tls_cert, tls_key) = if self.tls_cert.is_some() {
+            (self.tls_cert, self.tls_key)
+        } else {
+            (file.tls_cert, file.tls_key)
+        };
+        Self {
+            http_port: self.http_port.or(file.http_port),
+            store: self.store.or(file.store),
+            listen: self.listen.or(file.listen),
+            tls_cert,
+            tls_key,
+            max_connections: self.max_connections.or(file.max_connections),
+            max_rate: self.max_rate.or(file.max_rate),
+            data_dir: self.data_dir.or(file.data_dir),
+        }
+    }
+
     fn listen(&self) -> Listen {
-        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
+        let (tls, usual) = (self.tls_cert.clone().zip(self.tls_key.clone()), Listen::default());
         Listen {
-            address: self.listen.unwrap_or(Listen::default().address),
+            address: self.listen.unwrap_or(usual.address),
             tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
-            connections: self.max_connections,
-            rate: self.max_rate,
+            connections: self.max_connections.unwrap_or(usual.connections),
+            rate: self.max_rate.unwrap_or(usual.rate),
         }
     }
 }
 
 impl ServerCommand {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let data = self.place.local().data()?;
-        let host = Host::start(data.clone(), self.options)?;
+        if let Some(ServerAction::Install(install)) = self.action {
+            return install.run();
+        }
+        let file = self.config.as_deref().map(HostOptions::read).transpose()?.unwrap_or_default();
+        let options = self.options.or(file);
+        let data = self.place.local().data_or(options.data_dir.clone())?;
+        let host = Host::start(data.clone(), options)?;
         talk(&format!("serving {}; the admin token is in {}/admin.token", data.display(), data.display()));
         match host.endpoint.fingerprint {
             None => talk(&format!("the API listens on http://{}", host.endpoint.address)),
@@ -154,5 +209,26 @@ impl Host {
     pub(crate) fn end_router(&self) {
         // One that cannot be reached any more needs no end.
         self.runtime.block_on(self.server.router().end()).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_key_and_others_are_refused() {
+        let example: HostOptions = toml::from_str(crate::install::EXAMPLE).unwrap();
+        assert_eq!(example.http_port, Some(8080));
+        let whole = crate::install::EXAMPLE.replace("\n#", "\n").replace("\n ", "\n# ");
+        let known = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let keys: String = whole.lines().filter(known).map(|line| format!("{line}\n")).collect();
+        let all: HostOptions = toml::from_str(&keys).unwrap();
+        assert!(all.store.is_some() && all.tls_key.is_some() && all.max_rate.is_some(), "{keys}");
+        assert!(all.max_connections.is_some() && all.listen.is_some() && all.data_dir.is_some(), "{keys}");
+        let error = toml::from_str::<HostOptions>("max-rates = 5").err().unwrap().to_string();
+        assert!(error.contains("max-rates") && error.contains("max-rate`"), "{error}");
+        let given = HostOptions { http_port: Some(1), ..HostOptions::default() };
+        assert_eq!(given.or(example).http_port, Some(1), "an option comes before the file");
     }
 }

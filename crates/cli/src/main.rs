@@ -14,6 +14,7 @@ mod explain;
 mod follow;
 mod get;
 mod host;
+mod install;
 mod logs;
 mod patch;
 mod people;
@@ -30,6 +31,7 @@ mod why;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use plimsoll_model::operations::Power;
 
@@ -120,6 +122,11 @@ enum Command {
     Completion {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, for man(1), into a directory
+    Man {
+        /// The directory, such as /usr/local/share/man/man1
+        directory: std::path::PathBuf,
     },
     /// Print the version
     Version,
@@ -230,6 +237,11 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
             clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());
             Ok(Ended::Done)
         }
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Arguments::command(), &directory)
+                .with_context(|| format!("{} cannot be written", directory.display()))?;
+            Ok(Ended::Done)
+        }
         Command::Router { directory, installation, port } => {
             match plimsoll_router::run(&directory, installation, port) {
                 Ok(()) => Ok(Ended::Done),
@@ -259,5 +271,34 @@ mod tests {
     #[test]
     fn no_two_options_of_a_command_are_called_the_same() {
         Arguments::command().debug_assert();
+    }
+
+    /// The reference in `docs/cli.md` is what the commands say of themselves.
+    #[test]
+    fn the_committed_reference_is_this_one() {
+        let mut text = String::from(
+            "# The commands\n\nWhat each command says of itself; `plimsoll help COMMAND` prints the same. Exit codes: 0 done, 1 failed, \
+             2 changes found (with `--exit-code`), 64 wrong usage, 124 a wait that timed out; `exec` ends as its command did.\n",
+        );
+        let mut command = Arguments::command().term_width(110);
+        command.build();
+        describe(&mut command, "plimsoll", &mut text);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+        if std::env::var_os("PLIMSOLL_WRITE").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == text, "run the tests with PLIMSOLL_WRITE=1 and commit docs/cli.md");
+    }
+
+    fn describe(command: &mut clap::Command, name: &str, text: &mut String) {
+        use std::fmt::Write as _;
+        let help = command.render_long_help().to_string();
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        write!(text, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
+        for below in command.get_subcommands_mut().filter(|it| !it.is_hide_set() && it.get_name() != "help") {
+            let name = format!("{name} {}", below.get_name());
+            describe(below, &name, text);
+        }
     }
 }
