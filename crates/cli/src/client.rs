@@ -275,6 +275,16 @@ impl Client {
         answer(&self.transport.ask(method, path, &headers, body, within)?)
     }
 
+    /// An answer that is a text.
+    pub(crate) fn read_text(&self, path: &str) -> anyhow::Result<String> {
+        let bearer = self.bearer();
+        let got = self.transport.ask("GET", path, &[("authorization", &bearer)], b"", Some(ANSWER))?;
+        if !got.status().is_success() {
+            answer(&got)?;
+        }
+        Ok(String::from_utf8_lossy(got.body()).into_owned())
+    }
+
     /// What shows who asks.
     pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.token)

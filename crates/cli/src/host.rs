@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(example.http_port, Some(8080));
         let whole = crate::install::EXAMPLE.replace("\n#", "\n").replace("\n ", "\n# ");
         let known = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
-        let keys: String = whole.lines().filter(known).map(|line| format!("{line}\n")).collect();
+        let keys = whole.lines().filter(known).collect::<Vec<_>>().join("\n");
         let all: HostOptions = toml::from_str(&keys).unwrap();
         assert!(all.store.is_some() && all.tls_key.is_some() && all.max_rate.is_some(), "{keys}");
         assert!(all.max_connections.is_some() && all.listen.is_some() && all.data_dir.is_some(), "{keys}");

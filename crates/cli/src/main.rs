@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod describe;
 mod diff;
+mod doctor;
 mod exec;
 mod explain;
 mod follow;
@@ -111,6 +112,10 @@ enum Command {
     Backup(backup::BackupCommand),
     /// Move everything from the file in the data directory to a PostgreSQL database
     Migrate(backup::Migrate),
+    /// Look for what keeps this machine from its work
+    Doctor(doctor::Doctor),
+    /// Write what somebody else needs to find out what is wrong, without anything secret
+    SupportBundle(doctor::SupportBundle),
     /// List the kinds of objects
     ApiResources,
     /// Say what a field of a document is for: app, app.spec.components.update
@@ -232,6 +237,8 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Config(config) => config.run(),
         Command::Backup(backup) => backup.run(),
         Command::Migrate(migrate) => migrate.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::SupportBundle(bundle) => bundle.run(),
         Command::ApiResources => Ok(people::api_resources()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());

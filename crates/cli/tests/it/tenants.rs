@@ -493,6 +493,30 @@ fn a_secret_is_nowhere_in_the_clear() {
 }
 
 #[test]
+fn a_doctor_looks_and_a_bundle_tells_no_secret() {
+    let plane = Plane::new();
+    let mut app = sleeper(1);
+    app["spec"]["components"]["main"]["env"] = json!({"KEY": CANARY});
+    plane.must("PUT", "/projects/default/apps/web", &app);
+    plane.must("PUT", "/projects/default/secrets/keys", &json!({"spec": {"data": {"k": CANARY}}}));
+    let findings = plane.carry_out(&["doctor"]);
+    assert!(findings.contains("control plane") && !findings.contains("BAD"), "{findings}");
+    let file = plane.data().parent().unwrap().join("bundle.tar").display().to_string();
+    plane.carry_out(&["support-bundle", &file]);
+    let bundle = String::from_utf8(std::fs::read(&file).unwrap()).unwrap();
+    for part in ["doctor.txt", "metrics.txt", "apps.json", "plimsoll_apps{", "\"KEY\": \"(redacted)\""] {
+        assert!(bundle.contains(part), "{part}");
+    }
+    assert!(!bundle.contains(CANARY) && !bundle.contains(&plane.admin) && !bundle.contains("1000\""));
+    // A file that others may read is found.
+    let token = plane.data().join("admin.token");
+    std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let output = plane.run(&["doctor"]);
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && found.contains("chmod 600"), "{found}");
+}
+
+#[test]
 fn metrics_are_as_prometheus_wants_them() {
     let plane = Plane::new();
     let people = two_projects(&plane);
