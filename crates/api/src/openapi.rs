@@ -272,6 +272,14 @@ fn in_header(name: &str, description: &str) -> Value {
     json!({"name": name, "in": "header", "schema": {"type": "string"}, "description": description})
 }
 
+/// The name of a request that may come again.
+fn request_name() -> Value {
+    in_header(
+        "Idempotency-Key",
+        "A name of your own: the same request of this name is carried out once, within a day.",
+    )
+}
+
 fn list_parameters() -> [Value; 6] {
     let text = json!({"type": "string"});
     [
@@ -338,6 +346,7 @@ fn add_paths(resource: &Resource, paths: &mut Map<String, Value>) {
             json!({"type": "object", "required": ["token"], "properties": {"token": {"type": "string"}}});
         let new = json!({"type": "object", "required": ["name"]});
         let create = Operation::new("createToken", "Make a token; its text is shown this once")
+            .with(&[request_name()])
             .body(&["application/json"], &new)
             .answers(201, answer(&token))
             .refuses(&[Sort::Conflict]);
@@ -508,7 +517,7 @@ fn verb_paths() -> Vec<(String, Value)> {
             format!("{base}/projects/{{project}}/apply"),
             post(
                 Operation::new("apply", "Bring what documents declare into the store")
-                    .with(&[project.clone(), hash, dry_run.clone(), manager.clone()])
+                    .with(&[project.clone(), hash, dry_run.clone(), manager.clone(), request_name()])
                     .body(&text_body, &documents)
                     .refuses(&[Sort::Conflict, Sort::PlanChanged]),
                 &object,
@@ -535,7 +544,7 @@ fn verb_paths() -> Vec<(String, Value)> {
             format!("{base}/projects/{{project}}/apps/{{name}}/operations"),
             post(
                 Operation::new("operate", "What verbs say of an App")
-                    .with(&[project.clone(), name.clone(), dry_run, if_match, manager])
+                    .with(&[project.clone(), name.clone(), dry_run, if_match, manager, request_name()])
                     .body(&["application/json"], &json!({}))
                     .refuses(&[Sort::Conflict, Sort::Stale]),
                 &object,

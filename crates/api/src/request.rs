@@ -6,10 +6,11 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::response::{IntoResponse as _, Response};
 use plimsoll_model::Revision;
 use plimsoll_model::id::ManagerName;
-use plimsoll_server::{By, Terms};
+use plimsoll_server::{By, Caller, Known, Named, Server, Terms};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -68,6 +69,58 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
+/// The name that a client gave its request, if it gave one.
+pub(crate) struct Name(Option<String>);
+
+/// The header that has it.
+const NAME: &str = "idempotency-key";
+
+/// Bytes of a name at most.
+const LONGEST_NAME: usize = 255;
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(name) = parts.headers.get(NAME) else { return Ok(Self(None)) };
+        let name = name.to_str().ok().filter(|name| (1..=LONGEST_NAME).contains(&name.len()));
+        let wrong =
+            || Problem::bad(format!("Idempotency-Key is 1 to {LONGEST_NAME} visible ASCII characters"));
+        Ok(Self(Some(name.ok_or_else(wrong)?.to_owned())))
+    }
+}
+
+impl Name {
+    /// The request with its name.
+    pub(crate) fn of(&self, caller: &Caller, place: &str, body: &[u8]) -> Option<Named> {
+        Some(Named::new(caller.user(), place, self.0.as_ref()?, body))
+    }
+}
+
+/// The answer of a request that was carried out before; nothing if it is new.
+pub(crate) async fn replayed(server: &Server, named: Option<&Named>) -> Result<Option<String>, Problem> {
+    let Some(named) = named else { return Ok(None) };
+    match server.known(named).await? {
+        Known::New => Ok(None),
+        Known::Done(answer) => Ok(Some(answer)),
+        Known::Another => {
+            Err(Problem::new(Sort::Conflict, "another request had this Idempotency-Key: give each its own"))
+        }
+    }
+}
+
+/// An answer, as it was given the first time.
+pub(crate) fn again(answer: String) -> Response {
+    (
+        [
+            (header::CONTENT_TYPE, "application/json"),
+            (HeaderName::from_static("idempotency-replayed"), "true"),
+        ],
+        answer,
+    )
+        .into_response()
+}
+
 /// A body of JSON.
 ///
 /// # Errors
@@ -112,7 +165,7 @@ impl WriteQuery {
             Some(_) => return Err(Problem::bad("If-None-Match can only be * when something is written")),
         };
         let by = self.field_manager.clone().map_or_else(By::default, By::Changed);
-        Ok(Terms { at, absent, present, dry_run: self.dry_run.is_some(), by })
+        Ok(Terms { at, absent, present, dry_run: self.dry_run.is_some(), by, receipt: None })
     }
 }
 

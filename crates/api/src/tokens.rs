@@ -9,8 +9,8 @@ use plimsoll_server::{Caller, Server};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::problem::Problem;
-use crate::request::{Asked, Body, json as from_json};
+use crate::problem::{Problem, Sort};
+use crate::request::{Asked, Body, Name, json as from_json, replayed};
 
 /// Records of the audit log in an answer at most.
 const LARGEST_PAGE: usize = 1000;
@@ -19,9 +19,16 @@ const LARGEST_PAGE: usize = 1000;
 pub(crate) async fn create(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
+    name: Name,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let text = server.create_token(&caller, from_json(&body)?).await?;
+    let named = name.of(&caller, "tokens", &body);
+    if replayed(&server, named.as_ref()).await?.is_some() {
+        let detail =
+            "this request made the token already, and its text is shown once: revoke it and make another one";
+        return Err(Problem::new(Sort::Conflict, detail));
+    }
+    let text = server.create_token(&caller, from_json(&body)?, named.as_ref()).await?;
     Ok((StatusCode::CREATED, Json(json!({"token": text.expose()}))))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use plimsoll_manifest::Document;
 use plimsoll_model::Kind as _;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::problem::{Problem, Sort};
-use crate::request::{Asked, At, Body, DryRun, WriteQuery, json as from_json};
+use crate::request::{Asked, At, Body, DryRun, Name, WriteQuery, again, json as from_json, replayed};
 use crate::write::parsed;
 
 /// One change of an App's operations.
@@ -83,9 +84,16 @@ pub(crate) async fn apply(
     Extension(caller): Extension<Caller>,
     At(project): At<ProjectName>,
     Asked(ApplyQuery { path, dry_run, field_manager }): Asked<ApplyQuery>,
+    name: Name,
     Body(body): Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let documents = parsed(&body)?;
+    // Whoever may not see the project learns nothing of what was asked of it before.
+    let named = name.of(&caller, &format!("apply {project} {path:?}"), &body).filter(|_| dry_run.is_none());
+    if let Some(answer) = replayed(&server, named.as_ref()).await? {
+        see(&server, &caller, &documents, &project).await?;
+        return Ok(again(answer));
+    }
     if let Some(reviewed) = path {
         see(&server, &caller, &documents, &project).await?;
         if let Some(other) = plimsoll_server::review(&server, &documents, &project, reviewed).await? {
@@ -96,7 +104,12 @@ pub(crate) async fn apply(
     let terms = Terms { dry_run: dry_run.is_some(), by, ..Terms::default() };
     let applied = plimsoll_server::apply(&server, &caller, &documents, &project, &terms).await?;
     let items: Vec<Value> = applied.iter().map(sent).collect();
-    Ok(Json(json!({"applied": items})))
+    let answer = json!({"applied": items});
+    if let Some(named) = &named {
+        // Each document was written by itself, and does nothing when it is written again.
+        server.keep_receipt(named, &answer.to_string()).await?;
+    }
+    Ok(Json(answer).into_response())
 }
 
 fn sent(it: &Applied) -> Value {
@@ -133,9 +146,10 @@ pub(crate) async fn operate(
     At((project, name)): At<(ProjectName, ObjectName)>,
     Asked(query): Asked<WriteQuery>,
     headers: HeaderMap,
+    request: Name,
     Body(body): Body,
-) -> Result<Json<Value>, Problem> {
-    let (key, terms) = (ObjectKey::in_project(project.clone(), name), query.terms(&headers)?);
+) -> Result<Response, Problem> {
+    let (key, mut terms) = (ObjectKey::in_project(project.clone(), name), query.terms(&headers)?);
     let scope = match caller.within(server.store(), &project, Verb::Write).await {
         Ok(scope) => scope,
         Err(error) => {
@@ -149,6 +163,13 @@ pub(crate) async fn operate(
         }
     };
     let verb: Operation = from_json(&body)?;
+    let answer = json!({"operated": key.to_string()});
+    if let Some(named) = request.of(&caller, &format!("operate {key}"), &body).filter(|_| !terms.dry_run) {
+        if let Some(answer) = replayed(&server, Some(&named)).await? {
+            return Ok(again(answer));
+        }
+        terms.receipt = Some((named, answer.to_string()));
+    }
     let app = server.store().get::<plimsoll_model::App>(&scope, &key).await?;
     let app = app.ok_or_else(|| Problem::not_found(format!("app {key}")))?;
     let components: Vec<ComponentName> = app.spec.components.keys().cloned().collect();
@@ -192,5 +213,5 @@ pub(crate) async fn operate(
         }
     };
     server.operate(&caller, &app, &terms, change).await?;
-    Ok(Json(json!({"operated": key.to_string()})))
+    Ok(Json(answer).into_response())
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{Demand, Quota, Restriction, Role};
 use crate::app::AppSpec;
-use crate::id::{KeyName, RuntimeName, TargetName, Uid, UserName};
+use crate::id::{Digest, KeyName, RuntimeName, TargetName, Uid, UserName};
 use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
@@ -74,8 +74,13 @@ kind!(
     Claim, "claims", Installation, ClaimSpec, (), ()
 );
 
+kind!(
+    /// What was answered to a request that may come again.
+    Receipt, "receipts", Installation, ReceiptSpec, (), ()
+);
+
 /// The collections of all kinds that are stored.
-pub const PLURALS: [&str; 10] = [
+pub const PLURALS: [&str; 11] = [
     App::PLURAL,
     Project::PLURAL,
     Target::PLURAL,
@@ -86,6 +91,7 @@ pub const PLURALS: [&str; 10] = [
     Rejection::PLURAL,
     Plans::PLURAL,
     Claim::PLURAL,
+    Receipt::PLURAL,
 ];
 
 /// Declaration of a project.
@@ -116,6 +122,16 @@ pub struct UsageSpec {
     pub sum: Option<Demand>,
     /// Apps that went away so far: whoever adds up while one goes sees that this has changed.
     pub gone: u64,
+}
+
+/// What was answered to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptSpec {
+    /// Digest of the request, to tell another one of the same name.
+    pub request: Digest,
+    /// The answer, as JSON; empty where it is shown only once.
+    pub answer: String,
 }
 
 /// Declaration of a target.
@@ -183,7 +199,7 @@ impl fmt::Debug for Sealed {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TokenSpec {
     /// SHA-256 of the token.
-    pub hash: crate::id::Digest,
+    pub hash: Digest,
     /// Whom it speaks for: whatever that user may do, it may.
     pub user: UserName,
     /// Whether it speaks for an administrator of the platform, who may do everything.

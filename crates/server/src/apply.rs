@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::Server;
 use crate::access::{AccessError, Caller};
 use crate::data::random_name;
+use crate::receipt::Named;
 use crate::seal::Key;
 
 /// Times a change is tried when somebody else writes the same object.
@@ -61,6 +62,8 @@ pub struct Terms {
     pub dry_run: bool,
     /// Whose the fields are.
     pub by: By,
+    /// The request's own name, and what it is answered when it is done.
+    pub receipt: Option<(Named, String)>,
 }
 
 /// Whose the fields are that are written.
@@ -403,6 +406,10 @@ impl Writer<'_> {
             }
             let action = if old.is_some() { action } else { Action::Create };
             let batch = batch.audited(self.server.entry(self.caller, action, K::PLURAL, key));
+            let batch = match &self.terms.receipt {
+                Some((named, answer)) => named.receipt(batch, answer, self.server.now()),
+                None => batch,
+            };
             match self.server.store().commit(&Scope::All, batch).await {
                 Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
                 result => return result.map(|()| applied).map_err(failed),

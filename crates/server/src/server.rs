@@ -30,6 +30,7 @@ use crate::data::{DataDirectory, DataError};
 use crate::gate::Gate;
 use crate::meter::{Meter, Metered};
 use crate::plan::Reviews;
+use crate::receipt;
 use crate::seal::Key;
 use crate::store::{self, StoreChoiceError};
 
@@ -350,6 +351,7 @@ async fn tidy(store: Store, content: PathBuf, hold: Hold, tidying: Arc<tokio::sy
         let _tidying = tidying.lock().await;
         // What is in the way now is tidied away at the next tick.
         content::collect(&store, &content).await.ok();
+        receipt::collect(&store, WallClock.now()).await.ok();
     }
 }
 

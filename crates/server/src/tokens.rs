@@ -16,6 +16,7 @@ use crate::Server;
 use crate::access::{AccessError, Caller};
 use crate::apply::{ApplyError, Terms};
 use crate::data::random_text;
+use crate::receipt::Named;
 
 /// What a token begins with, so that tools that look for lost secrets know it.
 pub const TOKEN_PREFIX: &str = "plim_";
@@ -81,6 +82,7 @@ impl Server {
         &self,
         caller: &Caller,
         new: NewToken,
+        named: Option<&Named>,
     ) -> Result<Sensitive<String>, TokenError> {
         // It may have ended while the body of this request was on its way.
         let caller = &caller.renewed(self.store(), self.now()).await?.ok_or(TokenError::Ended)?;
@@ -115,6 +117,8 @@ impl Server {
             operations: (),
         };
         let batch = Batch::new().create(token).audited(entry(caller, Action::Create, &key, now));
+        // Without the text, which is shown once.
+        let batch = named.iter().fold(batch, |batch, named| named.receipt(batch, "", now));
         match self.store().commit(&Scope::All, batch).await {
             Err(StoreError::Conflict { .. }) => Err(TokenError::Exists(new.name)),
             result => Ok(result.map(|()| Sensitive::new(text))?),

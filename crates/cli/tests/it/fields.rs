@@ -96,6 +96,53 @@ fn a_secret_has_fields_and_tells_none() {
 }
 
 #[test]
+fn a_request_with_a_name_is_carried_out_once() {
+    let mut plane = Plane::new();
+    plane.must("PUT", APP, &sleeper(1));
+    let named = |plane: &Plane, path: &str, name: &str, body: &Value| {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", name)];
+        plane.ask_as(&plane.admin, "POST", &format!("{BASE}{path}"), &headers, Some(body))
+    };
+    let operations = format!("{APP}/operations");
+    let restart = json!({"restart": []});
+    let restarts =
+        |plane: &Plane| plane.must("GET", APP, &Value::Null)["operations"]["restarts"]["main"].clone();
+    let first = named(&plane, &operations, "r-1", &restart);
+    assert_eq!((first.status, restarts(&plane)), (200, json!(1)), "{}", first.text);
+    // The answer may have been lost, with the server that gave it.
+    plane.stop();
+    plane.start();
+    let again = named(&plane, &operations, "r-1", &restart);
+    assert_eq!((again.status, again.json(), restarts(&plane)), (200, first.json(), json!(1)));
+    assert_eq!(named(&plane, &operations, "r-1", &json!({"paused": true})).status, 409, "another request");
+    assert_eq!(named(&plane, &operations, "r-2", &restart).status, 200);
+    assert_eq!(restarts(&plane), 2);
+    // Names of different users never meet.
+    plane.project("default", &json!({"ada": "deployer"}));
+    let ada = plane.token("ada", "ada");
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "r-1")];
+    let path = format!("{BASE}{operations}");
+    assert_eq!(plane.ask_as(&ada, "POST", &path, &headers, Some(&restart)).status, 200);
+    assert_eq!(restarts(&plane), 3);
+
+    let token = json!({"name": "bob", "user": "bob"});
+    assert_eq!(named(&plane, "/tokens", "t", &token).status, 201);
+    let shown = named(&plane, "/tokens", "t", &token);
+    assert!(shown.status == 409 && shown.text.contains("shown once"), "{}", shown.text);
+    assert_eq!(named(&plane, &operations, "", &restart).status, 400);
+    let mut app = sleeper(2);
+    app["apiVersion"] = json!("plimsoll.dev/v1");
+    app["kind"] = json!("App");
+    app["metadata"] = json!({"name": "web"});
+    let applied = named(&plane, "/projects/default/apply", "a", &app);
+    assert_eq!(applied.status, 200, "{}", applied.text);
+    plane.must("PUT", APP, &sleeper(3));
+    assert_eq!(named(&plane, "/projects/default/apply", "a", &app).json(), applied.json());
+    let app = plane.must("GET", APP, &Value::Null);
+    assert_eq!(main_of(&app)["replicas"], 3, "what came after it stays");
+}
+
+#[test]
 fn files_directories_and_parts_are_applied_by_commands() {
     let plane = Plane::new();
     let directory = plane.directory.path().join("files");

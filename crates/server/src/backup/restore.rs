@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_model::audit::{Action, Actor, AuditEntry, AuditRecord, AuditResult};
 use plimsoll_model::id::{Digest, Epoch, InstallationId};
-use plimsoll_model::kind::{AppRevisions, Claim, Plans, Rejection, Usage};
+use plimsoll_model::kind::{AppRevisions, Claim, Plans, Receipt, Rejection, Usage};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind, ObjectKey, Project, Revision, Secret, Target, Token};
 use plimsoll_reconcile::Opener as _;
@@ -205,6 +205,7 @@ fn understood(kind: KindName, row: Row) -> Result<(), StoreError> {
         Rejection::PLURAL => of::<Rejection>(row),
         Plans::PLURAL => of::<Plans>(row),
         Claim::PLURAL => of::<Claim>(row),
+        Receipt::PLURAL => of::<Receipt>(row),
         other => Err(StoreError::Unavailable(format!("nobody knows how {other} look").into())),
     }
 }
