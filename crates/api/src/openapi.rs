@@ -552,8 +552,8 @@ fn verb_paths() -> Vec<(String, Value)> {
         ),
         (
             format!("{base}/projects/{{project}}/apps/{{name}}/logs"),
-            asked(
-                Operation::new("logs", "What an App's copies said").with(&[
+            json!({"get": Operation::new("logs", "What an App's copies said")
+                .with(&[
                     project.clone(),
                     name.clone(),
                     word("component"),
@@ -562,9 +562,15 @@ fn verb_paths() -> Vec<(String, Value)> {
                     number("after"),
                     flag("previous", "Only what was said before the present run."),
                     flag("follow", "Go on with what is said from now on, as JSON lines."),
-                ]),
-                &json!({"type": "array"}),
-            ),
+                ])
+                .answers(200, json!({
+                    "description": "The lines.",
+                    "content": {
+                        "application/json": {"schema": {"type": "array"}},
+                        "application/x-ndjson": {"schema": {"type": "string"}},
+                    },
+                }))
+                .build()}),
         ),
     ]
 }

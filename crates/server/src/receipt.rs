@@ -92,7 +92,7 @@ pub(crate) async fn collect(store: &Store, now: Timestamp) -> Result<(), StoreEr
     loop {
         let (receipts, is_more, _) = store.page::<Receipt>(&Scope::All, &query).await?;
         let old = receipts.iter().filter(|it| now.0.saturating_sub(it.meta.created.0) > KEPT);
-        let batch = old.fold(Batch::new(), |batch, receipt| batch.delete(receipt));
+        let batch = old.fold(Batch::new(), Batch::delete);
         store.commit(&Scope::All, batch).await?;
         query.after = receipts.into_iter().next_back().map(|it| it.meta.key);
         if !is_more {
