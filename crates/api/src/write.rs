@@ -277,11 +277,12 @@ impl Place<'_> {
         if let Some(data) = part.as_object_mut().and_then(|part| part.remove("data")) {
             part["spec"]["data"] = data;
         }
-        if fields(&part).len() > MOST_FIELDS {
+        let declared = fields(&part);
+        if declared.len() > MOST_FIELDS {
             let message = format!("it has more than {MOST_FIELDS} fields: put it as a whole");
             return Err(Problem::refused(vec![json!({"message": message, "pointer": ""})]));
         }
-        terms.by = By::Applied { manager: manager.clone(), fields: fields(&part), force: query.force };
+        terms.by = By::Applied { manager: manager.clone(), fields: declared, force: query.force };
         let make = |row: Option<&Row>| {
             let Some(row) = row else { return Ok(part.clone()) };
             let mut live = self.as_declared(row)?;

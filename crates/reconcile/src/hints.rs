@@ -39,7 +39,7 @@ impl Apps {
     }
 
     /// Marks every App of a part of the store. What cannot be read now is marked by the next scan.
-    async fn mark(&self, scope: &Scope, hints: &Hints) {
+    pub async fn mark(&self, scope: &Scope, hints: &Hints) {
         let mut after = None;
         loop {
             let page = self.of(scope, after, PAGE).await.unwrap_or_default();

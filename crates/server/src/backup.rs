@@ -15,7 +15,6 @@ mod restore;
 use std::io;
 
 use age::x25519;
-use plimsoll_model::id::Digest;
 use plimsoll_model::object::Timestamp;
 use plimsoll_store::StoreError;
 use plimsoll_store_sql::OpenError;
@@ -100,9 +99,4 @@ pub enum BackupError {
     /// The database of the address keeps another store.
     #[error("{0}")]
     Elsewhere(&'static str),
-}
-
-/// Bytes of a digest's text, as names of content are.
-pub(crate) fn digest_of_name(name: &str) -> Result<Digest, BackupError> {
-    name.parse().map_err(|_| BackupError::Damaged(format!("content named {name:?}")))
 }

@@ -1,17 +1,16 @@
 //! After a restore: what would be done, and letting it be done.
 
-use plimsoll_model::audit::{Action, AuditEntry, AuditResult};
+use plimsoll_model::audit::Action;
 use plimsoll_model::id::{InstanceId, TargetName};
 use plimsoll_model::step::Scope as Place;
 use plimsoll_model::{App, ObjectKey};
 use plimsoll_plan::path;
-use plimsoll_reconcile::SweepError;
+use plimsoll_reconcile::{Apps, SweepError};
 use plimsoll_store::{Query, Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::Server;
 use crate::access::Caller;
-use crate::backup::installation_key;
 use crate::data::Held;
 use crate::plan::Planned;
 
@@ -98,21 +97,7 @@ impl Server {
         self.note(caller, Action::Release).await?;
         self.data().release()?;
         self.identity().hold.release();
-        for app in self.store().list::<App>(&Scope::All, &Query::default()).await? {
-            self.hints().mark(&app.meta.key);
-        }
+        Apps(self.store().clone()).mark(&Scope::All, self.hints()).await;
         Ok(true)
-    }
-
-    /// What the audit log says of something that was done with the installation as a whole.
-    pub(crate) fn of_installation(&self, caller: &Caller, action: Action) -> AuditEntry {
-        AuditEntry {
-            at: self.now(),
-            actor: caller.actor.clone(),
-            action,
-            kind: "installation".into(),
-            object: installation_key(self.data().installation()),
-            result: AuditResult::Done,
-        }
     }
 }

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::access::Caller;
+use crate::backup::installation_key;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::gate::Gate;
@@ -305,7 +306,8 @@ impl Server {
     /// # Errors
     /// When the store does not answer.
     pub async fn note(&self, caller: &Caller, action: Action) -> Result<(), StoreError> {
-        let entry = self.of_installation(caller, action);
+        let installation = installation_key(self.data.installation());
+        let entry = self.entry(caller, action, "installation", &installation);
         self.store.commit(&Scope::All, Batch::new().audited(entry)).await
     }
 

@@ -19,7 +19,7 @@ use plimsoll_store::{KindName, Moment, Row, StoreError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{BackupError, digest_of_name};
+use super::BackupError;
 
 /// The form described here.
 const FORMAT: u32 = 1;
@@ -260,7 +260,8 @@ pub(super) fn read(
                 sink.audit(records)?;
             }
             (page, Some(digest)) if page.starts_with(CONTENT) => {
-                let digest = digest_of_name(digest)?;
+                let unnamed = |_| BackupError::Damaged(format!("content named {digest:?}"));
+                let digest: Digest = digest.parse().map_err(unnamed)?;
                 if Digest::of_bytes(&bytes) != digest {
                     return Err(BackupError::Damaged(format!("{name} has other bytes than its name says")));
                 }
