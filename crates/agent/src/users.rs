@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use plimsoll_model::id::ProjectName;
-use plimsoll_shim::{read, write_durably};
+use plimsoll_shim::{read_whole, write_durably};
 
 /// The first user number given away. Debian's own tools give away numbers below 60,000 and container tools those
 /// from 100,000 to 165,535 by default.
@@ -34,7 +34,7 @@ pub(crate) enum NoUser {
 
 impl Users {
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        let known = read(directory, FILE)?.unwrap_or_default();
+        let known = read_whole(directory, FILE)?.unwrap_or_default();
         let is_root = rustix::process::geteuid().is_root();
         Ok(Self { directory: directory.to_owned(), is_root, known })
     }

@@ -431,6 +431,7 @@ fn fixed_paths() -> Map<String, Value> {
         (format!("{base}/backup"), backup()),
         (format!("{base}/hold"), hold()),
         (format!("{base}/migrate"), migrate()),
+        (format!("{base}/rotate-key"), rotate()),
     ];
     paths.into_iter().chain(verb_paths()).chain(copy_paths()).collect()
 }
@@ -495,6 +496,13 @@ fn migrate() -> Value {
     let migrate = Operation::new("migrate", "Move everything to a PostgreSQL database");
     let migrate = migrate.body(&["application/json"], &new).refuses(&[Sort::Conflict]);
     json!({"post": migrate.answers(200, answer(&json!({"type": "object"}))).build()})
+}
+
+fn rotate() -> Value {
+    let properties = json!({"key": {"type": "string"}, "secrets": {"type": "integer"}});
+    let done = json!({"type": "object", "required": ["key", "secrets"], "properties": properties});
+    let rotate = Operation::new("rotateKey", "Seal all secrets with a new key; nothing is rolled for that");
+    json!({"post": rotate.refuses(&[Sort::Conflict]).answers(200, answer(&done)).build()})
 }
 
 fn number(name: &str) -> Value {

@@ -5,7 +5,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plimsoll_model::fields::Conflict;
 use plimsoll_model::id::PathHash;
-use plimsoll_server::{AccessError, ApplyError, BackupError, HoldError, MigrateError, OtherPlan, TokenError};
+use plimsoll_server::{
+    AccessError, ApplyError, BackupError, HoldError, MigrateError, OtherPlan, RotateError, TokenError,
+};
 use plimsoll_store::StoreError;
 use serde::Serialize;
 
@@ -236,6 +238,16 @@ impl From<HoldError> for Problem {
             HoldError::Store(error) => error.into(),
             HoldError::Driver(_) => Self::new(Sort::Unavailable, chain(&error)),
             HoldError::Io(_) => Self::new(Sort::Internal, chain(&error)),
+        }
+    }
+}
+
+impl From<RotateError> for Problem {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::Store(error) => error.into(),
+            RotateError::Lost(_) => Self::new(Sort::Conflict, chain(&error)),
+            RotateError::Io(_) => Self::new(Sort::Internal, chain(&error)),
         }
     }
 }

@@ -166,6 +166,7 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending) -
         .route("/backup", post(whole::back_up))
         .route("/hold", get(whole::hold).delete(whole::release))
         .route("/migrate", post(whole::migrate))
+        .route("/rotate-key", post(whole::rotate))
         .route("/tokens", get(objects::list_tokens).post(tokens::create))
         .route("/projects/{project}/apply", post(verbs::apply))
         .route("/projects/{project}/plan", post(verbs::plan))

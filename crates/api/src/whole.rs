@@ -1,4 +1,5 @@
-//! What is asked of the installation as a whole: backups, the hold after a restore, the move to another store.
+//! What is asked of the installation as a whole: backups, the hold after a restore, the move to another store,
+//! the keys of secrets.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use plimsoll_model::audit::Action;
-use plimsoll_server::{Caller, Migrated, OnHold, Recipients, Server};
+use plimsoll_server::{Caller, Migrated, OnHold, Recipients, Rotated, Server};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -118,4 +119,16 @@ pub(crate) async fn migrate(
     let moving = tokio::spawn(async move { server.migrate(&caller, &to).await });
     let moved = moving.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
     Ok(Json(moved?))
+}
+
+/// Seals all secrets with a new key.
+pub(crate) async fn rotate(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Rotated>, Problem> {
+    caller.platform("seal all secrets anew")?;
+    // A client that goes away does not cut it off halfway.
+    let rotating = tokio::spawn(async move { server.rotate(&caller).await });
+    let rotated = rotating.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
+    Ok(Json(rotated?))
 }

@@ -61,6 +61,9 @@ pub(crate) enum BackupCommand {
         /// The PostgreSQL database that keeps everything [default: a file in the data directory]
         #[arg(long, env = "PLIMSOLL_STORE", value_name = "URL", hide_env_values = true)]
         store: Option<String>,
+        /// The file that is to open the secrets [default: one in the data directory]
+        #[arg(long, env = "PLIMSOLL_KEY_FILE", value_name = "FILE")]
+        key_file: Option<PathBuf>,
         #[command(flatten)]
         place: Where,
     },
@@ -112,13 +115,14 @@ impl BackupCommand {
                     print!("{}", report(&verified));
                 }
             }
-            Self::Restore { file, identity, store, place } => {
+            Self::Restore { file, identity, store, key_file, place } => {
                 let data = place.local().data()?;
                 let runtime =
                     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
                 let _within = runtime.enter();
-                let done =
-                    plimsoll_server::restore(&file, &identity, &data, store.as_deref(), Timestamp(now()))?;
+                let (store, key_file) = (store.as_deref(), key_file.as_deref());
+                let now = Timestamp(now());
+                let done = plimsoll_server::restore(&file, &identity, &data, store, key_file, now)?;
                 print!("{}", report(&done.verified));
                 if let Some(before) = &done.before {
                     talk(&format!("what was there before is kept in {}", before.display()));

@@ -13,7 +13,7 @@ use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::object::{Metadata, Observed};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
-use plimsoll_server::{Migrated, OnHold};
+use plimsoll_server::{Migrated, OnHold, Rotated};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -502,6 +502,11 @@ impl Client {
         let body = serde_json::to_vec(&json!({"to": to}))?;
         let headers = [("content-type", "application/json")];
         Ok(serde_json::from_value(self.ask("POST", &format!("{BASE}/migrate"), &headers, &body, None)?)?)
+    }
+
+    /// Seals all secrets with a new data key.
+    pub(crate) fn rotate_key(&self) -> anyhow::Result<Rotated> {
+        Ok(serde_json::from_value(self.ask("POST", &format!("{BASE}/rotate-key"), &[], &[], None)?)?)
     }
 
     /// Records of the audit log after a number.

@@ -51,6 +51,9 @@ pub(crate) struct HostOptions {
     /// The PostgreSQL database that keeps everything [default: a file in the data directory]
     #[arg(long, env = "PLIMSOLL_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
+    /// The file that opens the installation's secrets [default: one in the data directory]; `plimsoll key create` makes one
+    #[arg(long, env = "PLIMSOLL_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Where the API listens [default: any port of the loopback address]; anything but loopback is encrypted
     #[arg(long, env = "PLIMSOLL_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -94,6 +97,7 @@ impl HostOptions {
         Self {
             http_port: self.http_port.or(file.http_port),
             store: self.store.or(file.store),
+            key_file: self.key_file.or(file.key_file),
             listen: self.listen.or(file.listen),
             tls_cert,
             tls_key,
@@ -162,8 +166,8 @@ impl Host {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
             let listen = options.listen();
-            let HostOptions { http_port, store, .. } = options;
-            let settings = Settings { data, program, http_port, store, drivers: None };
+            let HostOptions { http_port, store, key_file, .. } = options;
+            let settings = Settings { data, program, http_port, store, key_file, drivers: None };
             let server = Arc::new(Server::start(settings).await?);
             let (endpoint, serving) = plimsoll_api::serve(server.clone(), listen).await?;
             let end = serving.end();
@@ -224,7 +228,10 @@ mod tests {
         let known = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
         let keys = whole.lines().filter(known).collect::<Vec<_>>().join("\n");
         let all: HostOptions = toml::from_str(&keys).unwrap();
-        assert!(all.store.is_some() && all.tls_key.is_some() && all.max_rate.is_some(), "{keys}");
+        assert!(
+            all.store.is_some() && all.key_file.is_some() && all.tls_key.is_some() && all.max_rate.is_some(),
+            "{keys}"
+        );
         assert!(all.max_connections.is_some() && all.listen.is_some() && all.data_dir.is_some(), "{keys}");
         let error = toml::from_str::<HostOptions>("max-rates = 5").err().unwrap().to_string();
         assert!(error.contains("max-rates") && error.contains("max-rate`"), "{error}");

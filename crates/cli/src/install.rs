@@ -49,6 +49,10 @@ http-port = 8080
 # The PostgreSQL database that keeps everything; a file in the data directory does otherwise.
 #store = \"postgres://plimsoll@localhost/plimsoll\"
 
+# The file that opens the installation's secrets, from a place that no copy of the data directory has: a credential of systemd, an
+# encrypted disk. `plimsoll key create` makes one, `plimsoll key change` seals what is there with it.
+#key-file = \"/etc/plimsoll/key\"
+
 # Connections to the API at the same time; further ones wait.
 #max-connections = 4096
 

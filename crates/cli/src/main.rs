@@ -16,6 +16,7 @@ mod follow;
 mod get;
 mod host;
 mod install;
+mod key;
 mod logs;
 mod patch;
 mod people;
@@ -110,6 +111,9 @@ enum Command {
     /// Backups: everything of an installation in one encrypted file
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Keys: what opens the secrets of an installation
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Move everything from the file in the data directory to a PostgreSQL database
     Migrate(backup::Migrate),
     /// Look for what keeps this machine from its work
@@ -236,6 +240,7 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Explain(explain) => explain.run(),
         Command::Config(config) => config.run(),
         Command::Backup(backup) => backup.run(),
+        Command::Key(key) => key.run(),
         Command::Migrate(migrate) => migrate.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::SupportBundle(bundle) => bundle.run(),

@@ -64,6 +64,8 @@ pub enum Action {
     Release,
     /// Move everything to another store.
     Migrate,
+    /// Seal all secrets with a new key.
+    Rotate,
 }
 
 impl fmt::Display for Action {
@@ -78,6 +80,7 @@ impl fmt::Display for Action {
             Self::Restore => "restore",
             Self::Release => "release",
             Self::Migrate => "migrate",
+            Self::Rotate => "rotate",
         })
     }
 }

@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 use crate::Server;
 use crate::access::{AccessError, Caller};
 use crate::data::random_name;
+use crate::keyring::Keyring;
 use crate::receipt::Named;
-use crate::seal::Key;
 
 /// Times a change is tried when somebody else writes the same object.
 const ATTEMPTS: u32 = 20;
@@ -353,7 +353,8 @@ impl Writer<'_> {
 
     /// A secret whose values are the same is not written: its version stays, and no consumer is rolled.
     async fn secret(&self, secret: &SecretDeclared, project: &ProjectName) -> Result<Applied, ApplyError> {
-        let (name, key) = (key_of::<Secret>(&secret.metadata, project), self.server.key());
+        let (name, key) = (key_of::<Secret>(&secret.metadata, project), self.server.keyring());
+        let _sealing = key.sealing().await;
         let mut data = BTreeMap::new();
         for (part, value) in &secret.data {
             data.insert(part.clone(), key.seal(value)?);
@@ -483,13 +484,13 @@ impl Writer<'_> {
 }
 
 /// Whether a Secret has these values already.
-pub(crate) fn is_same(key: &Key, old: &Object<Secret>, secret: &SecretDeclared) -> bool {
+pub(crate) fn is_same(key: &Keyring, old: &Object<Secret>, secret: &SecretDeclared) -> bool {
     let same = |(part, sealed)| opens_to(key, sealed, secret.data.get(part));
     old.spec.data.len() == secret.data.len() && old.spec.data.iter().all(same)
 }
 
 /// Whether a sealed value is this one.
-fn opens_to(key: &Key, sealed: &Sealed, value: Option<&Sensitive<String>>) -> bool {
+fn opens_to(key: &Keyring, sealed: &Sealed, value: Option<&Sensitive<String>>) -> bool {
     let opened = key.open(sealed);
     opened.is_some_and(|opened| value.is_some_and(|value| opened.expose() == value.expose()))
 }
@@ -538,7 +539,7 @@ impl Server {
         let mut data = serde_json::Map::new();
         for (part, sealed) in &secret.spec.data {
             let value =
-                self.key().open(sealed).ok_or_else(|| io::Error::other("a value cannot be opened"))?;
+                self.keyring().open(sealed).ok_or_else(|| io::Error::other("a value cannot be opened"))?;
             data.insert(part.to_string(), Value::String(value.expose().clone()));
         }
         Ok(data.into())

@@ -46,7 +46,7 @@ fn now() -> SystemTime {
 }
 
 /// Objects read at once.
-const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 
 /// Why content could not be collected; nothing that is named was touched.
 #[derive(Debug, thiserror::Error)]

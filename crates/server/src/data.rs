@@ -4,18 +4,19 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plimsoll_model::id::{Epoch, InstallationId};
 use plimsoll_model::object::Timestamp;
-use plimsoll_shim::{read, write_durably};
+use plimsoll_shim::{read_whole, write_durably};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::seal::Key;
+use crate::keyring::{DataKeys, KeyError, Keyring};
+use crate::seal::KeyId;
 
 const IDENTITY: &str = "installation.json";
-const KEY: &str = "key";
 const LOCK: &str = "lock";
 
 /// Where the node of a root installation lies if its users could not reach the data directory.
@@ -26,7 +27,7 @@ const SHARED_NODES: &str = "/var/lib/plimsoll";
 pub struct DataDirectory {
     path: PathBuf,
     identity: Identity,
-    key: Key,
+    keyring: Arc<Keyring>,
     _lock: File,
 }
 
@@ -100,6 +101,9 @@ pub enum DataError {
         /// Whose the backup is.
         other: InstallationId,
     },
+    /// Its secrets cannot be opened.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// It cannot be read or written.
     #[error("the data directory {} cannot be used", path.display())]
     Io {
@@ -112,26 +116,27 @@ pub enum DataError {
 }
 
 impl DataDirectory {
-    /// Takes a data directory, making it if it is not there.
+    /// Takes a data directory, making it if it is not there. Its secrets are opened with the key file that is given, or with
+    /// its own.
     ///
     /// # Errors
     /// [`DataError`]; nothing was changed then but that the directory may have been made.
-    pub fn take(path: &Path) -> Result<Self, DataError> {
+    pub fn take(path: &Path, key_file: Option<&Path>) -> Result<Self, DataError> {
         let (path, lock) = Self::own(path)?;
         let fail = |file: &str| {
             let path = path.join(file);
             move |source| DataError::Io { path, source }
         };
-        let identity = match read::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))? {
+        let identity = match read_whole::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))? {
             Some(Identity { state: State::Restoring, .. }) => return Err(DataError::HalfRestored { path }),
             Some(identity) => identity,
             None => Self::found(&path).map_err(fail(""))?,
         };
-        let key = Key::load_or_make(&path.join(KEY)).map_err(fail(KEY))?;
-        Ok(Self { path, identity, key, _lock: lock })
+        let keyring = Arc::new(Keyring::open(&path, key_file)?);
+        Ok(Self { path, identity, keyring, _lock: lock })
     }
 
-    /// Takes a data directory for an installation that is about to be restored into it, with a key of its own. From here on
+    /// Takes a data directory for an installation that is about to be restored into it, with data keys of its own. From here on
     /// it is half restored until [`DataDirectory::restored`] says otherwise.
     ///
     /// # Errors
@@ -140,14 +145,14 @@ impl DataDirectory {
         path: &Path,
         installation: &InstallationId,
         epoch: Epoch,
-        key: &[u8],
+        (keys, key_file): (DataKeys, Option<&Path>),
     ) -> Result<Self, DataError> {
         let (path, lock) = Self::own(path)?;
         let fail = |file: &str| {
             let path = path.join(file);
             move |source| DataError::Io { path, source }
         };
-        let before = read::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))?;
+        let before = read_whole::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))?;
         if let Some(Identity { installation: own, .. }) = &before
             && own != installation
         {
@@ -156,9 +161,17 @@ impl DataDirectory {
         let epoch = Epoch(before.map_or(epoch, |it| it.epoch.max(epoch)).0 + 1);
         let identity = Identity { installation: installation.clone(), epoch, state: State::Restoring };
         write_durably(&path, IDENTITY, &identity).map_err(fail(IDENTITY))?;
-        let key = Key::replace(&path.join(KEY), key, &path.join(format!("{KEY}.before-{epoch}")));
-        let key = key.map_err(fail(KEY))?;
-        Ok(Self { path, identity, key, _lock: lock })
+        let keyring = Keyring::replace(&path, key_file, keys, &format!("before-{epoch}"))?;
+        Ok(Self { path, identity, keyring: Arc::new(keyring), _lock: lock })
+    }
+
+    /// Seals the data keys of a directory that no server has with another key file, and says which one that is.
+    ///
+    /// # Errors
+    /// [`DataError`]; the file before is still the right one then.
+    pub fn change_key_file(path: &Path, key_file: Option<&Path>, to: &Path) -> Result<KeyId, DataError> {
+        let (path, _lock) = Self::own(path)?;
+        Ok(Keyring::change(&path, key_file, to)?)
     }
 
     /// Everything is restored, and on hold.
@@ -250,14 +263,9 @@ impl DataDirectory {
         self.identity.epoch
     }
 
-    /// The key as it lies in the directory.
-    pub(crate) fn key_bytes(&self) -> io::Result<Vec<u8>> {
-        std::fs::read(self.path.join(KEY))
-    }
-
     /// What seals secrets.
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
+    pub(crate) fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
     }
 
     /// Where the bytes of programs lie, by digest.
@@ -316,7 +324,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("precious"), "x").unwrap();
         let mode = directory.path().metadata().unwrap().mode();
-        assert!(matches!(DataDirectory::take(directory.path()), Err(DataError::Foreign { .. })));
+        assert!(matches!(DataDirectory::take(directory.path(), None), Err(DataError::Foreign { .. })));
         assert_eq!(directory.path().metadata().unwrap().mode(), mode);
         assert_eq!(directory.path().read_dir().unwrap().count(), 1);
     }
@@ -325,11 +333,21 @@ mod tests {
     fn a_directory_has_one_owner_and_keeps_its_identity() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data");
-        let first = DataDirectory::take(&path).unwrap();
+        let first = DataDirectory::take(&path, None).unwrap();
         let id = first.installation().clone();
-        let second = DataDirectory::take(&path).unwrap_err();
+        let second = DataDirectory::take(&path, None).unwrap_err();
         assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
         drop(first);
-        assert_eq!(*DataDirectory::take(&path).unwrap().installation(), id);
+        assert_eq!(*DataDirectory::take(&path, None).unwrap().installation(), id);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused_and_not_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(DataDirectory::take(directory.path(), None).unwrap());
+        std::fs::write(directory.path().join(IDENTITY), "{").unwrap();
+        let error = DataDirectory::take(directory.path(), None).unwrap_err();
+        assert!(matches!(error, DataError::Io { .. }), "{error}");
+        assert_eq!(std::fs::read(directory.path().join(IDENTITY)).unwrap(), b"{");
     }
 }

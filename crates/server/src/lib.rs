@@ -7,10 +7,11 @@
 //! DATA/
 //!   lock               held by the process that owns the directory
 //!   installation.json  the installation's id and epoch
-//!   key                seals secrets; readable by its owner only
+//!   key-file           seals the keyring, unless a key file from elsewhere does; readable by its owner only
+//!   keyring.json       the keys that seal secrets, themselves sealed
 //!   plimsoll.db        everything declared and everything recorded, unless a database keeps it
 //!   store.json         says that a database does
-//!   key.before-N       the key that a restore replaced
+//!   *.before-N         what a restore replaced
 //!   content/           the bytes of programs, by digest
 //!   node/              the local node, unless its users could not reach it here
 //! ```
@@ -25,11 +26,13 @@ mod data;
 mod gate;
 mod govern;
 mod hold;
+mod keyring;
 mod meter;
 mod migrate;
 mod plan;
 mod quota;
 mod receipt;
+mod rotate;
 mod seal;
 mod server;
 mod store;
@@ -41,6 +44,7 @@ pub use backup::{BackupError, Recipients, Restored, Verified, new_identity, rest
 pub use content::save_content;
 pub use data::{DataDirectory, DataError, Held, random_text};
 pub use hold::{HoldError, OnHold, Unknown};
+pub use keyring::{KeyError, create_key_file};
 pub use meter::Meter;
 pub use migrate::{MigrateError, Migrated};
 pub use plan::{OtherPlan, Planned, identity, plan, review};
@@ -48,6 +52,8 @@ pub use plimsoll_agent::{Reached, Used};
 pub use plimsoll_driver::DriverError;
 pub use plimsoll_reconcile::Drivers;
 pub use receipt::{Known, Named};
+pub use rotate::{RotateError, Rotated};
+pub use seal::KeyId;
 pub use server::{Server, Settings, StartError};
 pub use store::StoreChoiceError;
 pub use tokens::{NewToken, TOKEN_PREFIX, TokenError};

@@ -184,7 +184,7 @@ async fn secret_as_applied(
     let old = server.store().get::<Secret>(&Scope::All, key).await?;
     let version = match old {
         None => Generation(1),
-        Some(old) if crate::apply::is_same(server.key(), &old, secret) => old.meta.generation,
+        Some(old) if crate::apply::is_same(server.keyring(), &old, secret) => old.meta.generation,
         Some(old) => Generation(old.meta.generation.0 + 1),
     };
     Ok(SecretView { version, keys })

@@ -1,100 +1,101 @@
-//! Secrets at rest: AES-256-GCM-SIV (RFC 8452) under a key that lies beside the store, not in it.
+//! Sealing with one key: AES-256-GCM-SIV (RFC 8452), which forgives a nonce that comes twice.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::fmt;
+use std::io;
 
 use aes_gcm_siv::aead::{Aead as _, KeyInit as _};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce};
 use base64ct::{Base64, Encoding as _};
-use plimsoll_model::kind::Sealed;
+use plimsoll_model::id::Digest;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_reconcile::Opener;
+use serde::{Deserialize, Serialize};
 
-/// Length of the key in bytes.
+/// Length of a key in bytes.
 const KEY_LENGTH: usize = 32;
 
 /// Length of a nonce in bytes.
 const NONCE_LENGTH: usize = 12;
 
-/// What the text of a sealed value begins with: how it was sealed.
-const PREFIX: &str = "gcm-siv:";
+/// By which a key is told from others: the beginning of its SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(String);
 
-/// The key of an installation.
-#[derive(Clone)]
-pub(crate) struct Key {
-    cipher: Aes256GcmSiv,
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key(…)")
+/// One key.
+#[derive(Clone)]
+pub(crate) struct Key {
+    bytes: Sensitive<[u8; KEY_LENGTH]>,
+    cipher: Aes256GcmSiv,
+    id: KeyId,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id)
     }
 }
 
 impl Key {
-    /// Reads the key, or makes one if there is none.
-    pub(crate) fn load_or_make(path: &Path) -> io::Result<Self> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path)?,
-            Err(error) => return Err(error),
-        };
-        Self::from_bytes(&bytes)
-    }
-
-    /// A key from its bytes.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
-        let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, "the key must have 32 bytes");
-        Ok(Self { cipher: Aes256GcmSiv::new_from_slice(bytes).map_err(wrong)? })
-    }
-
-    /// Puts a key in the place of another one, which is kept beside it.
-    pub(crate) fn replace(path: &Path, bytes: &[u8], before: &Path) -> io::Result<Self> {
-        let key = Self::from_bytes(bytes)?;
-        match std::fs::read(path) {
-            Ok(old) if old == bytes => return Ok(key),
-            Ok(_) => std::fs::rename(path, before)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        Self::write(path, bytes)?;
-        Ok(key)
-    }
-
-    fn make(path: &Path) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; KEY_LENGTH];
+    /// A new key.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub(crate) fn generate() -> io::Result<Self> {
+        let mut bytes = [0; KEY_LENGTH];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        Self::write(path, &bytes)?;
-        Ok(bytes)
+        Ok(Self::of(bytes))
     }
 
-    fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+    /// A key from its bytes; `None` unless there are 32.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self::of)
     }
 
-    /// Seals a value. The same value is sealed differently each time.
-    pub(crate) fn seal(&self, value: &Sensitive<String>) -> io::Result<Sealed> {
+    /// A key from its text form, base64.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        Self::from_bytes(&Base64::decode_vec(text.trim()).ok()?)
+    }
+
+    fn of(bytes: [u8; KEY_LENGTH]) -> Self {
+        let id = Digest::of_bytes(&bytes).to_string();
+        let id = id.trim_start_matches("sha256:").chars().take(12).collect();
+        Self { cipher: Aes256GcmSiv::new(&bytes.into()), bytes: Sensitive::new(bytes), id: KeyId(id) }
+    }
+
+    /// What it is told from others by.
+    pub(crate) fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// Its text form, base64.
+    pub(crate) fn text(&self) -> Sensitive<String> {
+        Sensitive::new(Base64::encode_string(self.bytes.expose()))
+    }
+
+    /// Seals a text. The same text is sealed differently each time.
+    ///
+    /// # Errors
+    /// When the system has no random numbers, or the text has more than 64 GiB.
+    pub(crate) fn seal(&self, text: &str) -> io::Result<String> {
         let mut nonce = [0; NONCE_LENGTH];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let sealed = self
-            .cipher
-            .encrypt(&Nonce::from(nonce), value.expose().as_bytes())
-            .map_err(|_| io::Error::other("a value is too long to be sealed"))?;
-        let text = Base64::encode_string(&[&nonce[..], &sealed].concat());
-        Ok(Sealed(format!("{PREFIX}{text}")))
+        let sealed = self.cipher.encrypt(&Nonce::from(nonce), text.as_bytes());
+        let sealed = sealed.map_err(|_| io::Error::other("a value is too long to be sealed"))?;
+        Ok(Base64::encode_string(&[&nonce[..], &sealed].concat()))
     }
-}
 
-impl Opener for Key {
-    fn open(&self, sealed: &Sealed) -> Option<Sensitive<String>> {
-        let bytes = Base64::decode_vec(sealed.0.strip_prefix(PREFIX)?).ok()?;
+    /// What was sealed with this key; `None` for everything else.
+    pub(crate) fn open(&self, sealed: &str) -> Option<Sensitive<String>> {
+        let bytes = Base64::decode_vec(sealed).ok()?;
         let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LENGTH>()?;
-        let value = self.cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
-        Some(Sensitive::new(String::from_utf8(value).ok()?))
+        let text = self.cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
+        Some(Sensitive::new(String::from_utf8(text).ok()?))
     }
 }
 
@@ -104,13 +105,16 @@ mod tests {
 
     #[test]
     fn only_the_same_key_opens_what_was_sealed() {
-        let directory = tempfile::tempdir().unwrap();
-        let key = |name: &str| Key::load_or_make(&directory.path().join(name)).unwrap();
-        let value = Sensitive::new("hunter2".to_owned());
-        let sealed = key("a").seal(&value).unwrap();
-        assert!(!sealed.0.contains("hunter2"));
-        assert_ne!(sealed.0, key("a").seal(&value).unwrap().0);
-        assert_eq!(key("a").open(&sealed).map(|it| it.expose().clone()), Some("hunter2".to_owned()));
-        assert!(key("b").open(&sealed).is_none());
+        let (a, b) = (Key::generate().unwrap(), Key::generate().unwrap());
+        let sealed = a.seal("hunter2").unwrap();
+        assert!(!sealed.contains("hunter2"));
+        assert_ne!(sealed, a.seal("hunter2").unwrap());
+        let again = Key::from_text(a.text().expose()).unwrap();
+        assert_eq!(
+            (again.id(), again.open(&sealed).map(|it| it.expose().clone())),
+            (a.id(), Some("hunter2".into()))
+        );
+        assert!(b.open(&sealed).is_none());
+        assert_ne!(a.id(), b.id());
     }
 }

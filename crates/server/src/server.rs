@@ -29,10 +29,10 @@ use crate::backup::installation_key;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::gate::Gate;
+use crate::keyring::Keyring;
 use crate::meter::{Meter, Metered};
 use crate::plan::Reviews;
 use crate::receipt;
-use crate::seal::Key;
 use crate::store::{self, StoreChoiceError};
 
 /// Time between two looks for instances that nobody owns.
@@ -52,6 +52,8 @@ pub struct Settings {
     pub http_port: Option<u16>,
     /// The address of the database that keeps everything; a file in the data directory does if none is given.
     pub store: Option<String>,
+    /// The file that opens the installation's secrets; one in the data directory does if none is given.
+    pub key_file: Option<PathBuf>,
     /// Drivers in the place of the local node's: for whoever measures the control plane alone.
     pub drivers: Option<Drivers>,
 }
@@ -165,7 +167,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; then the data directory is free again.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let data = DataDirectory::take(&settings.data)?;
+        let data = DataDirectory::take(&settings.data, settings.key_file.as_deref())?;
         let gate = Gate::default();
         let store = store::open(&data, settings.store.as_deref(), &gate).await?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
@@ -182,7 +184,7 @@ impl Server {
             drivers.clone(),
             identity.clone(),
             clock.clone(),
-            Arc::new(data.key().clone()),
+            data.keyring().clone(),
             plimsoll_reconcile::Settings::default(),
         );
         let (mut tasks, meter) = (JoinSet::new(), Meter::default());
@@ -327,8 +329,8 @@ impl Server {
         &self.reconciler
     }
 
-    pub(crate) fn key(&self) -> &Key {
-        self.data.key()
+    pub(crate) fn keyring(&self) -> &Keyring {
+        self.data.keyring()
     }
 }
 

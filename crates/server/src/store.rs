@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use plimsoll_shim::{read, write_durably};
+use plimsoll_shim::{read_whole, write_durably};
 use plimsoll_store::Store;
 use plimsoll_store_sql::{Filling, OpenError, Sql};
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub(crate) async fn open(
     url: Option<&str>,
     gate: &Gate,
 ) -> Result<Store, StoreChoiceError> {
-    let kept: Option<Kept> = read(data.path(), CHOICE)?;
+    let kept: Option<Kept> = read_whole(data.path(), CHOICE)?;
     let path = data.path().join(FILE);
     let Some(url) = url else {
         return match kept {
@@ -96,7 +96,8 @@ const RESTORING: &str = "plimsoll.db.restoring";
 
 /// Whether an installation may be restored into the given store, judged by the one that it has.
 pub(crate) fn may_restore(data: &Path, url: Option<&str>) -> Result<(), &'static str> {
-    let kept: Option<Kept> = read(data, CHOICE).unwrap_or_default();
+    // What is damaged says nothing, and is what a restore is for.
+    let kept: Option<Kept> = read_whole(data, CHOICE).unwrap_or_default();
     match (kept, url) {
         (Some(Kept::Postgres), None) => Err(
             "everything of this installation is kept in a PostgreSQL database: give its address with --store",
@@ -147,7 +148,7 @@ pub(crate) fn may_migrate(data: &DataDirectory, url: &str) -> Result<(), StoreCh
     if !is_address(url) {
         return Err(StoreChoiceError::Address);
     }
-    match read::<Kept>(data.path(), CHOICE)? {
+    match read_whole::<Kept>(data.path(), CHOICE)? {
         Some(Kept::Postgres) => Err(StoreChoiceError::HasDatabase),
         None => Ok(()),
     }

@@ -20,6 +20,6 @@ pub use log::{LogLine, Stream, note, read_line};
 pub use namespaces::{Network, SHARED, tool};
 pub use record::{
     CONTROL, ENDED, Ended, LOCK, LOG, LOG_BEFORE, NOT_BEGUN, NotBegun, ProcessRef, RUN, Run, STARTED,
-    Started, boot_id, read, write_durably,
+    Started, boot_id, read, read_whole, write_durably,
 };
 pub use supervise::{LOCKED, ShimError, supervise};

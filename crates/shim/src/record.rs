@@ -144,6 +144,23 @@ pub fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> io::Result<Opt
     }
 }
 
+/// Reads a record that must be whole if it is there, since nothing else knows what it says.
+///
+/// # Errors
+/// When the file is there and cannot be read or understood.
+pub fn read_whole<T: DeserializeOwned>(directory: &Path, name: &str) -> io::Result<Option<T>> {
+    match std::fs::read(directory.join(name)) {
+        Ok(bytes) => {
+            let record = serde_json::from_slice(&bytes);
+            let damaged =
+                |error| io::Error::new(io::ErrorKind::InvalidData, format!("{name} is damaged: {error}"));
+            record.map(Some).map_err(damaged)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Replaces a record as a whole, so that it is on the disk when this returns.
 ///
 /// # Errors

@@ -159,6 +159,15 @@ impl Batch {
         self
     }
 
+    /// Writes what is declared in other words that mean the same: the generation stays.
+    #[must_use]
+    pub fn reword<K: Kind>(mut self, old: &Object<K>, spec: K::Spec) -> Self {
+        if old.spec != spec {
+            self.put(&Object::<K> { spec, ..old.clone() }, Precondition::At(old.meta.revision));
+        }
+        self
+    }
+
     /// Marks an object for deletion; its reconciler takes it apart and then deletes it.
     #[must_use]
     pub fn mark_deleting<K: Kind>(mut self, old: &Object<K>, at: Timestamp) -> Self {

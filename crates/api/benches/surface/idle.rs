@@ -72,6 +72,7 @@ pub(crate) fn serve(data: &Path) {
             program: "/nowhere".into(),
             http_port: None,
             store: None,
+            key_file: None,
             drivers: Some(Drivers::new().with(node).with(router)),
         };
         let server = Arc::new(Server::start(settings).await.unwrap());

@@ -6,6 +6,7 @@ mod agent;
 mod backup;
 mod beside;
 mod fields;
+mod keys;
 mod listen;
 mod plane;
 mod router;

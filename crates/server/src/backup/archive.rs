@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! backup.json          which installation, when, of which version
-//! key                  what opens the secrets
+//! keys.json            what opens the secrets
 //! rows/000001.jsonl    every object, a page to a file and a line to an object
 //! audit/000001.jsonl   the audit log, in the same way
 //! content/DIGEST       programs, by digest
@@ -21,8 +21,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::BackupError;
 
-/// The form described here.
-const FORMAT: u32 = 1;
+/// The form described here. Form 1 had one key, in a file `key`.
+const FORMAT: u32 = 2;
 
 /// Lines of a page.
 const PAGE: usize = 256;
@@ -31,6 +31,7 @@ const PAGE: usize = 256;
 const LARGEST_PAGE: u64 = 1 << 30;
 
 const HEAD: &str = "backup.json";
+const KEYS: &str = "keys.json";
 const KEY: &str = "key";
 const ROWS: &str = "rows/";
 const AUDIT: &str = "audit/";
@@ -170,13 +171,13 @@ impl<W: Write> Writer<W> {
         out: W,
         recipients: &[age::x25519::Recipient],
         head: &Head,
-        key: &[u8],
+        keys: &[u8],
     ) -> Result<Self, BackupError> {
         let recipients = recipients.iter().map(|it| it as &dyn age::Recipient);
         let out = age::Encryptor::with_recipients(recipients)?.wrap_output(out)?;
         let mut writer = Self { tar: tar::Builder::new(out), pages: 0 };
         writer.file(HEAD, &serde_json::to_vec(head).map_err(io::Error::from)?)?;
-        writer.file(KEY, key)?;
+        writer.file(KEYS, keys)?;
         Ok(writer)
     }
 
@@ -217,7 +218,7 @@ impl<W: Write> Writer<W> {
 
 /// Takes the parts of a backup, in the order in which they come. What it refuses ends the reading.
 pub(super) trait Sink {
-    fn begin(&mut self, head: &Head, key: &[u8]) -> Result<(), BackupError>;
+    fn begin(&mut self, head: &Head, keys: &[u8]) -> Result<(), BackupError>;
     fn rows(&mut self, rows: Vec<(KindName, Row)>) -> Result<(), BackupError>;
     fn audit(&mut self, records: Vec<AuditRecord>) -> Result<(), BackupError>;
     fn content(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), BackupError>;
@@ -238,7 +239,7 @@ pub(super) fn read(
     for entry in tar.entries()? {
         let mut entry = entry?;
         let name = entry.path()?.to_str().unwrap_or_default().to_owned();
-        if end.is_some() || (!begun && ![HEAD, KEY].contains(&&*name)) {
+        if end.is_some() || (!begun && ![HEAD, KEYS, KEY].contains(&&*name)) {
             return Err(BackupError::Damaged(format!("{name} is not where it belongs")));
         }
         let mut bytes = Vec::new();
@@ -248,8 +249,8 @@ pub(super) fn read(
         }
         match (&*name, name.split_once('/').map(|(_, rest)| rest)) {
             (HEAD, _) if head.is_none() => head = Some(head_of(&bytes)?),
-            (KEY, _) if !begun => {
-                sink.begin(head.as_ref().ok_or_else(|| damaged("the key comes first"))?, &bytes)?;
+            (KEYS | KEY, _) if !begun => {
+                sink.begin(head.as_ref().ok_or_else(|| damaged("the keys come first"))?, &bytes)?;
                 begun = true;
             }
             (END, _) => end = Some(parsed(&bytes)?),

@@ -29,7 +29,7 @@ impl Server {
         let data = self.data();
         let (id, epoch) = (data.installation().clone(), data.epoch());
         let head = Head::new(id, epoch, self.now(), moment.revision());
-        let writer = Writer::begin(out, &recipients.keys()?, &head, &data.key_bytes()?)?;
+        let writer = Writer::begin(out, &recipients.keys()?, &head, &data.keyring().all().plain()?)?;
         write(&runtime, Pages::of(moment), writer, &data.content())
     }
 }

@@ -10,7 +10,6 @@ use plimsoll_model::id::{Digest, Epoch, InstallationId};
 use plimsoll_model::kind::{AppRevisions, Claim, Plans, Receipt, Rejection, Usage};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind, ObjectKey, Project, Revision, Secret, Target, Token};
-use plimsoll_reconcile::Opener as _;
 use plimsoll_store::{KindName, Row, StoreError, decode};
 use plimsoll_store_sql::Filling;
 use serde::Serialize;
@@ -21,7 +20,7 @@ use super::archive::{End, Head, Sink, read};
 use super::create::content_of;
 use crate::content::{listed, save_content};
 use crate::data::{DataDirectory, Held};
-use crate::seal::Key;
+use crate::keyring::DataKeys;
 use crate::store;
 
 /// Revisions that are left out after a restore, so that none which anybody saw before it is given a second time.
@@ -69,7 +68,8 @@ pub fn verify(backup: &Path, identity: &Path) -> Result<Verified, BackupError> {
     Ok(Verified { head, end, kinds: check.kinds, audit_head, missing })
 }
 
-/// Restores a backup into a data directory, and into a database if one is given, and puts everything on hold. To be called
+/// Restores a backup into a data directory, and into a database if one is given, and puts everything on hold. The secrets
+/// are sealed with the key file that is given, or with the directory's own. To be called
 /// on a thread of its own, within a runtime.
 ///
 /// # Errors
@@ -80,11 +80,12 @@ pub fn restore(
     identity: &Path,
     data: &Path,
     url: Option<&str>,
+    key_file: Option<&Path>,
     now: Timestamp,
 ) -> Result<Restored, BackupError> {
     let verified = verify(backup, identity)?;
     store::may_restore(data, url).map_err(BackupError::Elsewhere)?;
-    let mut work = Restore { data: data.to_owned(), url, at: None, last: None };
+    let mut work = Restore { data: data.to_owned(), key_file, url, at: None, last: None };
     read(open(backup)?, &identities(identity)?, &mut work)?;
     let Restore { at: Some(At { mut directory, mut filling }), last, .. } = work else {
         return Err(BackupError::Damaged("it has no beginning".into()));
@@ -131,7 +132,7 @@ fn identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, BackupError> {
 /// Looks at everything and keeps nothing.
 #[derive(Default)]
 struct Check {
-    key: Option<Key>,
+    keys: DataKeys,
     kinds: BTreeMap<&'static str, u64>,
     named: BTreeSet<Digest>,
     programs: BTreeSet<Digest>,
@@ -141,17 +142,17 @@ struct Check {
 impl Check {
     fn secret(&self, row: Row) -> Result<(), BackupError> {
         let secret = decode::<Secret>(row)?;
-        let opens = |sealed| self.key.as_ref().and_then(|key| key.open(sealed)).is_some();
+        let opens = |sealed| self.keys.open(sealed).is_some();
         if secret.spec.data.values().all(opens) {
             return Ok(());
         }
-        Err(BackupError::Damaged(format!("its key does not open secret {}", secret.meta.key)))
+        Err(BackupError::Damaged(format!("its keys do not open secret {}", secret.meta.key)))
     }
 }
 
 impl Sink for Check {
-    fn begin(&mut self, _: &Head, key: &[u8]) -> Result<(), BackupError> {
-        self.key = Some(Key::from_bytes(key)?);
+    fn begin(&mut self, _: &Head, keys: &[u8]) -> Result<(), BackupError> {
+        self.keys = keys_of(keys)?;
         Ok(())
     }
 
@@ -210,9 +211,15 @@ fn understood(kind: KindName, row: Row) -> Result<(), StoreError> {
     }
 }
 
+/// The data keys of a backup.
+fn keys_of(bytes: &[u8]) -> Result<DataKeys, BackupError> {
+    DataKeys::from_plain(bytes).ok_or_else(|| BackupError::Damaged("its keys cannot be understood".into()))
+}
+
 /// Puts everything where it belongs.
 struct Restore<'a> {
     data: PathBuf,
+    key_file: Option<&'a Path>,
     url: Option<&'a str>,
     at: Option<At>,
     last: Option<AuditRecord>,
@@ -231,8 +238,13 @@ impl Restore<'_> {
 }
 
 impl Sink for Restore<'_> {
-    fn begin(&mut self, head: &Head, key: &[u8]) -> Result<(), BackupError> {
-        let directory = DataDirectory::take_over(&self.data, &head.installation, head.epoch, key)?;
+    fn begin(&mut self, head: &Head, keys: &[u8]) -> Result<(), BackupError> {
+        let directory = DataDirectory::take_over(
+            &self.data,
+            &head.installation,
+            head.epoch,
+            (keys_of(keys)?, self.key_file),
+        )?;
         std::fs::create_dir_all(directory.content())?;
         let filling = Handle::current().block_on(store::fill(&directory, self.url))?;
         self.at = Some(At { directory, filling });
