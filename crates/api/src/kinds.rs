@@ -1,7 +1,7 @@
 //! The collections of the API, in one table: routes, lists, help and the document of the API are read off it.
 
 use plimsoll_manifest::DocumentKind;
-use plimsoll_model::kind::{AppRevisions, Claim, Plans, Rejection, Usage};
+use plimsoll_model::kind::{AppRevisions, Claim, Plans, Rejection, Tombstone, Usage};
 use plimsoll_model::object::KindScope;
 use plimsoll_model::{App, Kind, Project, Secret, Target, Token};
 use plimsoll_store::KindName;
@@ -30,10 +30,19 @@ pub enum Origin {
     Declared(DocumentKind),
     /// People ask for them, and the system makes them.
     Made,
+    /// The system keeps them until what they tell of is over, or an administrator says that it is.
+    Left,
     /// The system records them.
     Recorded,
     /// They are read off other objects.
     Derived,
+}
+
+impl Origin {
+    /// Whether somebody may delete such objects.
+    pub fn is_deletable(&self) -> bool {
+        matches!(self, Self::Declared(_) | Self::Made | Self::Left)
+    }
 }
 
 impl Resource {
@@ -42,7 +51,7 @@ impl Resource {
     }
 
     /// Every collection, those that people use most first.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::of::<App>(&["app"], Origin::Declared(DocumentKind::App)),
         Self {
             plural: INSTANCES,
@@ -62,6 +71,7 @@ impl Resource {
         Self::of::<AppRevisions>(&["revision", "rev"], Origin::Recorded),
         Self::of::<Plans>(&["plan"], Origin::Recorded),
         Self::of::<Rejection>(&["rejection", "rej"], Origin::Recorded),
+        Self::of::<Tombstone>(&["tombstone"], Origin::Left),
         Self::of::<Project>(&["project", "proj"], Origin::Declared(DocumentKind::Project)),
         Self::of::<Target>(&["target"], Origin::Declared(DocumentKind::Target)),
         Self::of::<Token>(&["token"], Origin::Made),

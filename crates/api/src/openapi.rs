@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use plimsoll_manifest::DocumentKind;
 use plimsoll_model::object::KindScope;
+use plimsoll_model::{App, Kind as _};
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{Origin, Resource};
@@ -392,9 +393,19 @@ fn one_object(resource: &Resource, names: &[Value]) -> Value {
         }
         item["patch"] = patch;
     }
-    if matches!(resource.origin, Origin::Declared(_) | Origin::Made) {
+    if resource.origin.is_deletable() {
         let deleted = json!({"type": "object", "required": ["deleted"]});
-        item["delete"] = write("delete").answers(200, answer(&deleted)).build();
+        let mut parameters = write_parameters().to_vec();
+        parameters.truncate(2);
+        if resource.plural == App::PLURAL {
+            parameters.push(flag(
+                "abandon",
+                "Do not wait for a target that does not answer; a tombstone tells what is left.",
+            ));
+        }
+        let delete = Operation::new(format!("delete{kind}"), format!("delete one of {plural}"));
+        let delete = delete.with(names).with(&parameters).refuses(&[Sort::Conflict, Sort::Stale]);
+        item["delete"] = delete.answers(200, answer(&deleted)).build();
     }
     item
 }

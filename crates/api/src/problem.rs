@@ -194,7 +194,7 @@ impl From<ApplyError> for Problem {
             ApplyError::Store { source, .. } => source.into(),
             ApplyError::Absent { .. } => Self::new(Sort::NotFound, chain(&error)),
             ApplyError::Stale { .. } => Self::new(Sort::Stale, chain(&error)),
-            ApplyError::Deleting { .. } | ApplyError::Needed { .. } => {
+            ApplyError::Deleting { .. } | ApplyError::Needed { .. } | ApplyError::Answers { .. } => {
                 Self::new(Sort::Conflict, chain(&error))
             }
             ApplyError::Fields { ref conflicts, .. } => {

@@ -150,6 +150,16 @@ pub(crate) struct WriteQuery {
     pub(crate) force: bool,
 }
 
+/// What can be said of a deletion beside its headers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct DeleteQuery {
+    pub(crate) dry_run: Option<DryRun>,
+    /// Do not wait for a target that does not answer.
+    #[serde(default)]
+    pub(crate) abandon: bool,
+}
+
 impl WriteQuery {
     /// The terms of a request: its query, `If-Match`, and `If-None-Match: *`.
     pub(crate) fn terms(&self, headers: &HeaderMap) -> Result<Terms, Problem> {

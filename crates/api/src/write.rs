@@ -10,7 +10,8 @@ use plimsoll_manifest::{Document, DocumentKind};
 use plimsoll_model::access::Verb;
 use plimsoll_model::audit::Action;
 use plimsoll_model::fields::{fields, merge};
-use plimsoll_model::{Kind as _, ObjectKey, Project, Secret, Token};
+use plimsoll_model::kind::Tombstone;
+use plimsoll_model::{App, Kind as _, ObjectKey, Project, Secret, Token};
 use plimsoll_server::{AccessError, ApplyError, By, Caller, Change, Server, Terms};
 use plimsoll_store::{KindName, Row, Scope};
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use crate::kinds::{Origin, Resource};
 use crate::objects::{OnePath, etag};
 use crate::problem::{Problem, Sort};
-use crate::request::{Asked, At, Body, WriteQuery, json as from_json};
+use crate::request::{Asked, At, Body, DeleteQuery, WriteQuery, json as from_json};
 use crate::wire::{API_VERSION, sent};
 
 /// What of an object's metadata is made here.
@@ -73,11 +74,13 @@ pub(crate) async fn delete(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
     At(path): At<OnePath>,
-    Asked(query): Asked<WriteQuery>,
+    Asked(DeleteQuery { dry_run, abandon }): Asked<DeleteQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (resource, key) = path.resolve()?;
-    Place { server: &server, caller: &caller, resource, key }.delete(&query.terms(&headers)?).await
+    let terms = WriteQuery { dry_run, ..WriteQuery::default() }.terms(&headers)?;
+    let place = Place { server: &server, caller: &caller, resource, key };
+    if abandon { place.abandon(&terms).await } else { place.delete(&terms).await }
 }
 
 /// The part before parameters of a request's content type.
@@ -407,10 +410,25 @@ impl Place<'_> {
                 Err(Problem::not_found(format!("token {}", self.key)))
             };
         }
+        if self.resource.plural == Tombstone::PLURAL {
+            self.permit(Action::Delete, terms).await?;
+            self.server.forget(self.caller, &self.key, terms).await?;
+            return Ok(Json(json!({"deleted": self.key.to_string()})).into_response());
+        }
         self.declared()?;
         self.permit(Action::Delete, terms).await?;
         self.server.delete(self.caller, self.resource.plural, &self.key, terms).await?;
         Ok(Json(json!({"deleted": self.key.to_string()})).into_response())
+    }
+
+    /// Deletes an App though something of it does not answer.
+    async fn abandon(&self, terms: &Terms) -> Result<Response, Problem> {
+        if self.resource.plural != App::PLURAL {
+            return Err(Problem::bad("only Apps can be given up: leave out abandon"));
+        }
+        self.permit(Action::Abandon, terms).await?;
+        let left = self.server.abandon(self.caller, &self.key, terms).await?;
+        Ok(Json(json!({"deleted": self.key.to_string(), "left": left})).into_response())
     }
 }
 

@@ -11,6 +11,7 @@ use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, NewToken, Operation,
 use plimsoll_manifest::Document;
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
+use plimsoll_model::kind::TombstoneSpec;
 use plimsoll_model::object::{Metadata, Observed};
 use plimsoll_model::{App, Kind, Object, ObjectKey};
 use plimsoll_server::{Migrated, OnHold, Rotated};
@@ -453,8 +454,16 @@ impl Client {
     }
 
     /// Asks for an object's deletion.
-    pub(crate) fn delete(&self, key: &ObjectKey, plural: &str) -> anyhow::Result<()> {
-        self.send("DELETE", &Self::place(key, plural), b"").map(drop)
+    pub(crate) fn delete(&self, key: &ObjectKey, plural: &str, dry_run: bool) -> anyhow::Result<()> {
+        let query = if dry_run { "?dryRun=All" } else { "" };
+        self.send("DELETE", &format!("{}{query}", Self::place(key, plural)), b"").map(drop)
+    }
+
+    /// Gives an App up, and says what may be left of it.
+    pub(crate) fn abandon(&self, key: &ObjectKey, dry_run: bool) -> anyhow::Result<TombstoneSpec> {
+        let query = if dry_run { "&dryRun=All" } else { "" };
+        let path = format!("{}?abandon=true{query}", Self::place(key, App::PLURAL));
+        Ok(serde_json::from_value(self.send("DELETE", &path, b"")?["left"].take())?)
     }
 
     /// Makes a token and returns its text, which nobody can read again.

@@ -251,7 +251,7 @@ impl TokenCommand {
             }
             Self::List { place } => list(&place.client()?)?,
             Self::Revoke { name, place } => {
-                place.client()?.delete(&ObjectKey::of_installation(name.clone()), Token::PLURAL)?;
+                place.client()?.delete(&ObjectKey::of_installation(name.clone()), Token::PLURAL, false)?;
                 talk(&format!("token {name} is good for nothing any more"));
             }
         }

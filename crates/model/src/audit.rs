@@ -54,6 +54,8 @@ pub enum Action {
     Operate,
     /// Delete it.
     Delete,
+    /// Give it up while a target of it does not answer.
+    Abandon,
     /// Run a command beside a copy's program.
     Exec,
     /// Take everything away in a file, which only the holder of a key can read.
@@ -75,6 +77,7 @@ impl fmt::Display for Action {
             Self::Change => "change",
             Self::Operate => "operate",
             Self::Delete => "delete",
+            Self::Abandon => "abandon",
             Self::Exec => "exec",
             Self::Backup => "backup",
             Self::Restore => "restore",

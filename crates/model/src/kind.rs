@@ -1,6 +1,6 @@
 //! The kinds: what people may declare, and the records the system keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{Demand, Quota, Restriction, Role};
 use crate::app::AppSpec;
-use crate::id::{Digest, KeyName, RuntimeName, TargetName, Uid, UserName};
+use crate::id::{Digest, InstanceId, KeyName, ObjectName, RuntimeName, TargetName, Uid, UserName};
 use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
 use crate::status::AppStatus;
-use crate::step::Plan;
+use crate::step::{Plan, Scope};
 
 /// Declares the marker type of a kind.
 macro_rules! kind {
@@ -79,8 +79,13 @@ kind!(
     Receipt, "receipts", Installation, ReceiptSpec, (), ()
 );
 
+kind!(
+    /// What may be left of an App that was given up while a target of it did not answer.
+    Tombstone, "tombstones", Project, TombstoneSpec, (), ()
+);
+
 /// The collections of all kinds that are stored.
-pub const PLURALS: [&str; 11] = [
+pub const PLURALS: [&str; 12] = [
     App::PLURAL,
     Project::PLURAL,
     Target::PLURAL,
@@ -92,6 +97,7 @@ pub const PLURALS: [&str; 11] = [
     Plans::PLURAL,
     Claim::PLURAL,
     Receipt::PLURAL,
+    Tombstone::PLURAL,
 ];
 
 /// Declaration of a project.
@@ -215,6 +221,24 @@ pub struct TokenSpec {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub description: String,
+}
+
+/// What may be left of an App, and where. It is removed there once the target answers again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TombstoneSpec {
+    /// The App.
+    pub app: Uid,
+    /// Its project and name.
+    pub key: ObjectKey,
+    /// Targets that have to be told that it is gone.
+    pub targets: BTreeSet<TargetName>,
+    /// What did not answer when it was given up.
+    pub silent: BTreeSet<Scope>,
+    /// Copies that were last known, with their targets.
+    pub instances: BTreeMap<InstanceId, TargetName>,
+    /// Addresses and routes that nobody else gets before.
+    pub claims: BTreeSet<ObjectName>,
 }
 
 /// Who holds a [`Claim`].

@@ -268,9 +268,12 @@ impl Reason {
             Self::RuntimeMissing { target, .. } => {
                 format!("add the runtime to target {target}, or give `command`")
             }
-            Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
-                format!("see whether {scope} is up")
+            Self::Unreachable { scope } => {
+                format!(
+                    "see whether {scope} is up; `plimsoll delete APP --abandon` gives the App up without it"
+                )
             }
+            Self::StepFailed { scope, .. } => format!("see whether {scope} is up"),
             Self::RouteTaken { by: Some(by), .. } => format!("change the route here or in app {by}"),
             Self::RouteTaken { by: None, .. } => "change the route".into(),
             Self::Rejected { rejection, .. } => {

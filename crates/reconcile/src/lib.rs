@@ -4,7 +4,8 @@
 //! surroundings, and what every driver holds of it; asks [`decide`](fn@plimsoll_plan::decide); commits the new status and, where there are
 //! new steps, the new plan, as one batch with the App's revision as precondition; and only then carries the steps
 //! out. Whatever happens in between (a crash, a lost reply, a second control plane) the next pass starts from
-//! what is there. [`Orphans`] finds copies of this installation that no App owns.
+//! what is there. [`Orphans`] finds copies of this installation that no App owns; [`Tombstones`] keeps what may be
+//! left of Apps that were given up.
 //!
 //! Deliberately absent: decisions. What to do is the planner's; whether a step may still be done is the far side's.
 
@@ -15,6 +16,7 @@ mod hints;
 mod orphans;
 mod record;
 mod surroundings;
+mod tombstones;
 
 pub use app::{AppReconciler, Hold, Identity, Settings};
 pub use drivers::Drivers;
@@ -22,3 +24,4 @@ pub use execute::Opener;
 pub use hints::{Apps, follow};
 pub use orphans::{Orphan, Orphans, SweepError};
 pub use surroundings::{DEFAULT_TARGET, route_claim};
+pub use tombstones::{Tombstones, abandon, forget};

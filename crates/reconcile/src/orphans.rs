@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use plimsoll_driver::{Driver, DriverError, Marked, SecretValues, Sighting};
-use plimsoll_model::App;
-use plimsoll_model::id::{Digest, Effects, InstanceId, PlanHash, PlanNo};
+use plimsoll_model::id::{
+    ComponentName, Digest, Effects, InstanceId, PlanHash, PlanNo, Slot, TargetName, Uid,
+};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::{Action, Cause, Fence, Scope, Step};
 use plimsoll_model::world::{NodeTime, NodeView, Phase};
+use plimsoll_model::{App, ObjectKey};
 use plimsoll_store::{Scope as StoreScope, Store, StoreError};
 
 use crate::app::Identity;
@@ -98,46 +100,65 @@ impl Orphans {
         match view.now.since(first) {
             // The node rebooted; its clock says nothing about before.
             None => *first = view.now.clone(),
-            Some(age) if age >= GRACE => self.remove(driver, scope, marked, &view).await?,
+            Some(age) if age >= GRACE => {
+                let Scope::Node(target) = scope else { return Ok(()) };
+                let word = LastWord { identity: &self.identity, app: &marked.app, key: &marked.key };
+                word.end(driver, target, &view, &marked.instance).await?;
+            }
             Some(_) => {}
         }
         Ok(())
     }
+}
 
-    async fn remove(
+/// What is said to a target about an App that is not in the store.
+pub(crate) struct LastWord<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) app: &'a Uid,
+    pub(crate) key: &'a ObjectKey,
+}
+
+impl LastWord<'_> {
+    /// Takes the next step towards a copy's end.
+    pub(crate) async fn end(
         &self,
         driver: &dyn Driver,
-        scope: &Scope,
-        marked: &Marked,
+        target: &TargetName,
         view: &NodeView,
+        instance: &InstanceId,
     ) -> Result<(), DriverError> {
-        let (Scope::Node(target), Some(copy)) = (scope, view.instances.get(&marked.instance)) else {
-            return Ok(());
-        };
-        let instance = marked.instance.clone();
+        let Some(copy) = view.instances.get(instance) else { return Ok(()) };
+        let instance = instance.clone();
         let action = match copy.phase {
             Phase::Stopped => Action::Remove { instance },
             Phase::Stopping { .. } | Phase::Unknown => return Ok(()),
             _ => Action::Stop { instance, grace: STOP_GRACE },
         };
-        let step = Step {
-            target: target.clone(),
-            component: Some(copy.component.clone()),
-            slot: Some(copy.slot),
-            action,
-            after: Vec::new(),
-            cause: Cause::Retire,
-        };
-        driver.execute(&step, &self.last_word(marked, view.effects), &SecretValues::new()).await
+        let whose = Some((copy.component.clone(), copy.slot));
+        self.say(driver, target, whose, action, view.effects).await
+    }
+
+    pub(crate) async fn say(
+        &self,
+        driver: &dyn Driver,
+        target: &TargetName,
+        whose: Option<(ComponentName, Slot)>,
+        action: Action,
+        seen: Effects,
+    ) -> Result<(), DriverError> {
+        let (component, slot) = whose.unzip();
+        let target = target.clone();
+        let step = Step { target, component, slot, action, after: Vec::new(), cause: Cause::Retire };
+        driver.execute(&step, &self.fence(seen), &SecretValues::new()).await
     }
 
     /// The fence above every plan: an App that is not in the store can have no plan that outranks it.
-    fn last_word(&self, marked: &Marked, seen: Effects) -> Fence {
+    fn fence(&self, seen: Effects) -> Fence {
         Fence {
             installation: self.identity.installation.clone(),
             epoch: self.identity.epoch,
-            app: marked.app.clone(),
-            key: marked.key.clone(),
+            app: self.app.clone(),
+            key: self.key.clone(),
             plan: PlanNo(u64::MAX),
             hash: PlanHash(Digest::of_bytes(b"remove orphans")),
             seen,

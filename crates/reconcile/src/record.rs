@@ -13,7 +13,7 @@ use plimsoll_model::{App, Attached, Kind, Object, ObjectKey};
 use plimsoll_plan::{Course, Decision, Input};
 use plimsoll_store::{Batch, KindName, New, Query, Scope, Store, StoreError};
 
-use crate::surroundings::{literal_routes, plan_name, revision_name, route_claim};
+use crate::surroundings::{is_of_route, literal_routes, plan_name, revision_name, route_claim};
 
 /// Plans kept of each App, for people who ask what happened.
 const KEPT_PLANS: u64 = 20;
@@ -36,7 +36,10 @@ pub(crate) fn claims(input: &Input, decision: &Decision) -> BTreeSet<ObjectName>
     let published = published_routes(&input.world);
     let held = published.filter(|claim| input.status.claims.contains(claim));
     let declared: Vec<_> = if input.deleting { Vec::new() } else { declared.collect() };
-    addresses.chain(declared).chain(held).collect()
+    // What a router has that does not answer is not known: whatever was held may still be led to this App.
+    let is_silent = input.world.targets.values().any(|view| view.router.is_unknown());
+    let kept = input.status.claims.iter().filter(|claim| is_silent && is_of_route(claim)).cloned();
+    addresses.chain(declared).chain(held).chain(kept).collect()
 }
 
 fn published_routes(world: &World) -> impl Iterator<Item = ObjectName> {
@@ -165,13 +168,28 @@ fn record<K: Kind<Operations = ()>>(
 }
 
 /// Records are identified by their owner and what they record.
-fn child_uid(owner: &Uid, what: &str) -> Uid {
+pub(crate) fn child_uid(owner: &Uid, what: &str) -> Uid {
     let digest = Digest::of_json(&(owner, what)).short();
     format!("record-{digest}").parse().expect("a word and a digest form a uid")
 }
 
 /// Deletes an App that is gone from the world, with its records and claims.
 pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), StoreError> {
+    let mut batch = without(store, app).await?;
+    // The status knows its claims; a reading that does not is older than the status, and a claim that is left
+    // behind would keep its address or route from everybody for ever.
+    for name in app.status.iter().flat_map(|status| &status.value.claims) {
+        let key = ObjectKey::of_installation(name.clone());
+        match store.get::<Claim>(&Scope::All, &key).await? {
+            Some(claim) => batch = batch.delete(&claim),
+            None => return Err(StoreError::Conflict { kind: KindName(Claim::PLURAL), key }),
+        }
+    }
+    store.commit(&Scope::All, batch).await
+}
+
+/// What deletes an App with its records; its claims stay.
+pub(crate) async fn without(store: &Store, app: &Object<App>) -> Result<Batch, StoreError> {
     let owned = Query::owned_by(app.meta.uid.clone());
     let mut batch = Batch::new().delete(app);
     for plan in store.list::<Plans>(&Scope::All, &owned).await? {
@@ -182,15 +200,6 @@ pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), Store
     }
     for rejection in store.list::<Rejection>(&Scope::All, &owned).await? {
         batch = batch.delete(&rejection);
-    }
-    // The status knows its claims; a reading that does not is older than the status, and a claim that is left
-    // behind would keep its address or route from everybody for ever.
-    for name in app.status.iter().flat_map(|status| &status.value.claims) {
-        let key = ObjectKey::of_installation(name.clone());
-        match store.get::<Claim>(&Scope::All, &key).await? {
-            Some(claim) => batch = batch.delete(&claim),
-            None => return Err(StoreError::Conflict { kind: KindName(Claim::PLURAL), key }),
-        }
     }
     if let Some(project) = &app.meta.key.project {
         // What is gone counts no more: whoever admits next adds up anew, and whoever does so now has to begin again.
@@ -212,5 +221,5 @@ pub(crate) async fn forget(store: &Store, app: &Object<App>) -> Result<(), Store
             }),
         };
     }
-    store.commit(&Scope::All, batch).await
+    Ok(batch)
 }

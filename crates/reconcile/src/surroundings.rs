@@ -71,10 +71,18 @@ pub(crate) fn revision_name(app: &Metadata, number: RevisionNo) -> ObjectName {
     record_name(app, format_args!("r{number}"))
 }
 
+/// What names of claims on routes begin with.
+const ROUTE: &str = "route.";
+
 /// Name of the claim on a host and path of a target's router.
 pub fn route_claim(target: &TargetName, host: &str, path: &str) -> ObjectName {
     let digest = Digest::of_json(&(target, host, path)).short();
-    format!("route.{digest}").parse().expect("a word and a digest form a name")
+    format!("{ROUTE}{digest}").parse().expect("a word and a digest form a name")
+}
+
+/// Whether a claim is one on a route.
+pub(crate) fn is_of_route(claim: &ObjectName) -> bool {
+    claim.as_str().starts_with(ROUTE)
 }
 
 async fn target_of(store: &Store, app: &Object<App>) -> Result<TargetName, StoreError> {

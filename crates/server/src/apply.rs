@@ -177,6 +177,12 @@ pub enum ApplyError {
         /// By whom, and what to do about it.
         why: String,
     },
+    /// It cannot be given up: it can be deleted.
+    #[error("every target of app {key} answers: delete it without giving it up")]
+    Answers {
+        /// The App.
+        key: ObjectKey,
+    },
     /// A secret could not be sealed, or no random number was to be had.
     #[error("the operating system refused")]
     System(#[from] io::Error),

@@ -1,7 +1,7 @@
 //! What each kind asks of a change before it is written, and of a deletion.
 
 use plimsoll_model::id::{ProjectName, TargetName};
-use plimsoll_model::kind::{ProjectSpec, SecretSpec, TargetSpec, Usage};
+use plimsoll_model::kind::{ProjectSpec, SecretSpec, TargetSpec, Tombstone, Usage};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::{App, AppSpec, Kind, Object, ObjectKey, Project, Secret, Target};
 use plimsoll_store::{Batch, Query, Scope, Store, StoreError};
@@ -179,7 +179,10 @@ impl Governed for Project {
         let apps = store.list::<App>(&scope, &first()).await.map_err(failed::<Self>(key))?;
         let secrets = store.list::<Secret>(&scope, &first()).await.map_err(failed::<Self>(key))?;
         let app = apps.first().map(|it| format!("app {}", it.meta.key));
-        let Some(found) = app.or_else(|| secrets.first().map(|it| format!("secret {}", it.meta.key))) else {
+        let stones = store.list::<Tombstone>(&scope, &first()).await.map_err(failed::<Self>(key))?;
+        let other = secrets.first().map(|it| format!("secret {}", it.meta.key));
+        let other = other.or_else(|| stones.first().map(|it| format!("tombstone {}", it.meta.key)));
+        let Some(found) = app.or(other) else {
             if old.meta.deleting.is_none() {
                 return Ok(Batch::new().mark_deleting(old, writer.server.now()));
             }

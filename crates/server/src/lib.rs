@@ -18,6 +18,7 @@
 //!
 //! Deliberately absent: decisions, and the network.
 
+mod abandon;
 mod access;
 mod apply;
 mod backup;

@@ -17,7 +17,8 @@ use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
-    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Orphan, Orphans, SweepError, follow,
+    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Orphan, Orphans, SweepError, Tombstones,
+    follow,
 };
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
@@ -37,6 +38,12 @@ use crate::store::{self, StoreChoiceError};
 
 /// Time between two looks for instances that nobody owns.
 const SWEEP: Duration = Duration::from_mins(1);
+
+/// Time between two tries to tell silent targets of Apps that were given up.
+const TEND: Duration = Duration::from_secs(10);
+
+/// Time between two steps towards the end of what is left of such an App.
+const BURIAL: Duration = Duration::from_millis(500);
 
 /// Time between two looks for programs that nothing names.
 const TIDY: Duration = Duration::from_mins(10);
@@ -202,6 +209,7 @@ impl Server {
         }
         let (found, orphans) = watch::channel(Vec::new());
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers.clone(), identity.clone()), found));
+        tasks.spawn(bury(Tombstones::new(store.clone(), drivers.clone(), identity.clone())));
         let tidying = Arc::default();
         tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
         let reviews = Reviews::default();
@@ -331,6 +339,14 @@ impl Server {
 
     pub(crate) fn keyring(&self) -> &Keyring {
         self.data.keyring()
+    }
+}
+
+async fn bury(tombstones: Tombstones) {
+    loop {
+        // A target that answered is on its way; one that did not is asked again later.
+        let is_busy = tombstones.tend().await.unwrap_or(false);
+        tokio::time::sleep(if is_busy { BURIAL } else { TEND }).await;
     }
 }
 
