@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use plimsoll_model::App;
-use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName, Slot, TargetName, Uid};
+use plimsoll_model::id::{
+    ComponentHash, ComponentName, InstanceId, ObjectName, ProjectName, Slot, TargetName, Uid,
+};
 use plimsoll_model::kind::{AppRevisions, Plans, Rejection};
 use plimsoll_model::object::{Metadata, Timestamp};
 use plimsoll_model::status::InstanceState;
@@ -37,6 +39,8 @@ pub struct Instance {
     pub slot: Option<Slot>,
     /// Where it runs.
     pub target: TargetName,
+    /// What it runs; unknown of an orphan.
+    pub revision: Option<ComponentHash>,
     /// What it is doing; unknown of an orphan.
     pub state: Option<InstanceState>,
     /// Times it was started again in place.
@@ -88,6 +92,7 @@ async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem
                 component: Some(component.clone()),
                 slot: Some(copy.slot),
                 target: copy.target.clone(),
+                revision: Some(copy.revision),
                 state: Some(copy.state),
                 restarts: copy.restarts,
                 orphan: false,
@@ -105,6 +110,7 @@ async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem
                 component: None,
                 slot: None,
                 target,
+                revision: None,
                 state: None,
                 restarts: 0,
                 orphan: true,

@@ -33,6 +33,7 @@
 //! Deliberately absent: any decision, and any state of its own.
 
 mod access;
+mod conditions;
 mod derived;
 mod exec;
 mod kinds;

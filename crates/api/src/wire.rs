@@ -1,9 +1,10 @@
 //! Objects as they are sent.
 
-use plimsoll_model::{Kind as _, Secret};
+use plimsoll_model::{App, Kind as _, Secret};
 use plimsoll_store::Row;
 use serde_json::{Value, json};
 
+use crate::conditions::conditions;
 use crate::kinds::Resource;
 use crate::problem::{Problem, Sort};
 
@@ -25,13 +26,19 @@ pub(crate) fn sent(resource: &Resource, row: &Row) -> Result<Value, Problem> {
     {
         spec.remove("hash");
     }
+    let mut status = row.status.as_deref().map(json).transpose()?;
+    if resource.plural == App::PLURAL
+        && let Some(status) = &mut status
+    {
+        status["conditions"] = conditions(status, row.meta.generation);
+    }
     Ok(json!({
         "apiVersion": API_VERSION,
         "kind": resource.kind,
         "metadata": serde_json::to_value(&row.meta).map_err(broken)?,
         "spec": spec,
         "operations": json(&row.operations)?,
-        "status": row.status.as_deref().map(json).transpose()?,
+        "status": status,
     }))
 }
 

@@ -251,6 +251,11 @@ impl Client {
         Ok(client)
     }
 
+    /// Another client of the same control plane, for another thread.
+    pub(crate) fn again(&self) -> anyhow::Result<Self> {
+        Ok(Self { transport: self.transport.again()?, token: self.token.clone() })
+    }
+
     pub(crate) fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.ask("GET", path, &[], b"", Some(ANSWER))
     }
@@ -336,6 +341,21 @@ impl Client {
         self.select(project, plural, "")
     }
 
+    /// What changes in a collection from a version on, line by line, until the server ends it; without a version also what
+    /// is there.
+    pub(crate) fn watch(
+        &self,
+        project: Option<&ProjectName>,
+        plural: &str,
+        query: &str,
+        from: Option<&str>,
+        out: &mut dyn std::io::Write,
+    ) -> anyhow::Result<u64> {
+        let from = from.map_or_else(String::new, |version| format!("&resourceVersion={version}"));
+        let path = format!("{}?watch=true{from}{query}", Self::collection(project, plural));
+        self.copy("GET", path.trim_start_matches(BASE).trim_start_matches('/'), b"", out)
+    }
+
     /// What of a collection a query selects, page by page.
     pub(crate) fn select(
         &self,
@@ -343,17 +363,29 @@ impl Client {
         plural: &str,
         query: &str,
     ) -> anyhow::Result<Vec<Value>> {
+        Ok(self.select_at(project, plural, query)?.0)
+    }
+
+    /// The same, and the version from which a watch goes on.
+    pub(crate) fn select_at(
+        &self,
+        project: Option<&ProjectName>,
+        plural: &str,
+        query: &str,
+    ) -> anyhow::Result<(Vec<Value>, String)> {
         let path = Self::collection(project, plural);
-        let (mut all, mut next) = (Vec::new(), String::new());
+        let (mut all, mut next, mut version) = (Vec::new(), String::new(), None);
         loop {
             let mut page = self.get(&format!("{path}?{query}{next}"))?;
             match page["items"].take() {
                 Value::Array(items) => all.extend(items),
                 _ => bail!("the server answered something else than a list"),
             }
+            let read = page["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            let version = version.get_or_insert_with(|| read.to_owned());
             match page["metadata"]["continue"].as_str() {
                 Some(place) => next = format!("&continue={place}"),
-                None => return Ok(all),
+                None => return Ok((all, std::mem::take(version))),
             }
         }
     }

@@ -76,6 +76,14 @@ impl Config {
         Ok((config, path))
     }
 
+    /// The names of all contexts.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn names() -> anyhow::Result<Vec<String>> {
+        Ok(Self::read()?.0.contexts.into_keys().collect())
+    }
+
     /// The context that commands mean, by the name that is asked for or that of the file.
     ///
     /// # Errors

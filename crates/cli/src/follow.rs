@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 
 use plimsoll_model::operations::Power;
 use plimsoll_model::status::{AppStatus, InstanceState, OutcomeState};
-use plimsoll_model::{App, Object, ObjectKey};
+use plimsoll_model::{App, Kind as _, Object, ObjectKey};
 
 use crate::client::Client;
-
-/// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(150);
+use crate::news::News;
 
 /// Where an App is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +29,13 @@ pub(crate) struct Follower<'a> {
     shown: BTreeMap<(ObjectKey, String), String>,
     /// Where routes are served, once that is known.
     address: Option<SocketAddr>,
+    /// News of Apps, once somebody waits.
+    news: Option<News>,
 }
 
 impl<'a> Follower<'a> {
     pub(crate) fn new(client: &'a Client, apps: BTreeSet<ObjectKey>) -> Self {
-        Self { client, apps, shown: BTreeMap::new(), address: None }
+        Self { client, apps, shown: BTreeMap::new(), address: None, news: None }
     }
 
     /// Those that are still there.
@@ -75,10 +75,26 @@ impl<'a> Follower<'a> {
                 Course::Moving if stop() || limit.is_some_and(|limit| began.elapsed() >= limit) => {
                     return Ok(None);
                 }
-                Course::Moving => pause(),
+                Course::Moving => {
+                    self.rest(|| stop() || limit.is_some_and(|limit| began.elapsed() >= limit))?;
+                }
                 rest => return Ok(Some(rest)),
             }
         }
+    }
+
+    /// Waits for news of the Apps, or until `stop` says so.
+    pub(crate) fn rest(&mut self, stop: impl Fn() -> bool) -> anyhow::Result<()> {
+        if self.news.is_none() {
+            let mut projects = self.apps.iter().map(|key| &key.project);
+            let first = projects.next().and_then(Option::as_ref);
+            let one = projects.all(|it| it.as_ref() == first);
+            self.news = Some(News::of(self.client, first.filter(|_| one), App::PLURAL)?);
+        }
+        if let Some(news) = &self.news {
+            news.wait(stop);
+        }
+        Ok(())
     }
 
     fn show(&mut self, app: &Object<App>) -> anyhow::Result<()> {
@@ -120,11 +136,6 @@ impl<'a> Follower<'a> {
         }
         Ok(())
     }
-}
-
-/// A short rest between two looks of a command that waits.
-pub(crate) fn pause() {
-    std::thread::park_timeout(LOOK);
 }
 
 /// Where an App is.

@@ -1,10 +1,13 @@
 //! `plimsoll get`: objects as tables, JSON, YAML or names.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use plimsoll_api::{EVENTS, Event, INSTANCES, Instance, Resource};
+use plimsoll_api::{EVENTS, Event, INSTANCES, Instance, Origin, Resource};
 use plimsoll_model::id::ObjectName;
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind as _, Object};
@@ -12,14 +15,20 @@ use serde_json::{Value, json};
 
 use crate::Ended;
 use crate::client::{Client, Where, app_of};
-use crate::follow::pause;
-use crate::table::{ago, outcome, state, state_name, table, text};
+use crate::follow::talk;
+use crate::news::{Lines, News};
+use crate::table::{Table, ago, outcome, state, state_name, text};
 use crate::what::{project_of, resource};
+
+/// Pause before a watch that ended is begun again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How objects are printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
     Table,
+    /// A table with more columns.
+    Wide,
     Json,
     Yaml,
     Name,
@@ -34,7 +43,8 @@ impl FromStr for Output {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text.split_once('=').unwrap_or((text, "")) {
-            ("table" | "wide", "") => Self::Table,
+            ("table", "") => Self::Table,
+            ("wide", "") => Self::Wide,
             ("json", "") => Self::Json,
             ("yaml", "") => Self::Yaml,
             ("name", "") => Self::Name,
@@ -47,7 +57,7 @@ impl FromStr for Output {
                 };
                 Self::Columns(columns.split(',').map(column).collect::<Result<_, _>>()?)
             }
-            _ => bail!("choose table, json, yaml, name, jsonpath=PATH or custom-columns=NAME:PATH,…"),
+            _ => bail!("choose table, wide, json, yaml, name, jsonpath=PATH or custom-columns=NAME:PATH,…"),
         })
     }
 }
@@ -71,39 +81,149 @@ pub(crate) struct Get {
     /// Only objects with such fields: `spec.target=local`
     #[arg(long, value_name = "FIELDS")]
     field_selector: Option<String>,
-    /// How to print them: table, json, yaml, name, jsonpath=PATH, custom-columns=NAME:PATH,…
+    /// How to print them: table, wide, json, yaml, name, jsonpath=PATH, custom-columns=NAME:PATH,…
     #[arg(short, long, default_value = "table")]
     output: Output,
     /// Print who has set which field, too
     #[arg(long)]
     show_managed_fields: bool,
-    /// Print them again whenever they change, until interrupted
+    /// Then print each that changes, until interrupted
     #[arg(short, long)]
     watch: bool,
 }
 
 impl Get {
-    #[expect(clippy::print_stdout, reason = "the objects are this command's data")]
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let (resource, name) = self.what()?;
         let client = self.place.client()?;
+        if !self.watch {
+            let items = self.items(&client, &resource, name)?.0;
+            self.print(&resource, name, &items)?;
+        } else if resource.origin == Origin::Derived {
+            self.look_again(&client, &resource, name)?;
+        } else {
+            self.follow(client, &resource, name)?;
+        }
+        Ok(Ended::Done)
+    }
+
+    #[expect(clippy::print_stdout, reason = "the objects are this command's data")]
+    fn print(&self, resource: &Resource, name: Option<&str>, items: &[Value]) -> anyhow::Result<()> {
+        print!("{}", self.text(resource, name, items)?);
+        Ok(())
+    }
+
+    /// Prints what is read off other objects again and again, whenever it is not what was printed.
+    fn look_again(&self, client: &Client, resource: &Resource, name: Option<&str>) -> anyhow::Result<()> {
+        let project = self.place.project();
+        let news = News::of(client, Some(&project).filter(|_| !self.all_projects), App::PLURAL)?;
         let mut shown = None;
         loop {
-            let mut items = self.items(&client, &resource, name)?;
-            if !self.show_managed_fields {
-                items.iter_mut().filter_map(|it| it["metadata"].as_object_mut()).for_each(|metadata| {
-                    metadata.remove("managedFields");
-                });
-            }
+            let items = self.items(client, resource, name)?.0;
             // Ages change all the time; that is no news.
             if shown.as_ref() != Some(&items) {
-                print!("{}", self.text(&resource, name, &items)?);
+                self.print(resource, name, &items)?;
                 shown = Some(items);
             }
-            if !self.watch {
-                return Ok(Ended::Done);
+            news.wait(|| false);
+        }
+    }
+
+    /// Prints objects, and then each that changes.
+    #[expect(clippy::print_stdout, reason = "the objects are this command's data")]
+    fn follow(&self, mut client: Client, resource: &Resource, name: Option<&str>) -> anyhow::Result<()> {
+        let (items, mut version) = self.items(&client, resource, name)?;
+        let table = self.table(resource, &items)?;
+        let printer = table.map(|table| (table.widths(), table));
+        self.print(resource, name, &items)?;
+        let version_of = |item: &Value| item["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        let key = |item: &Value| {
+            (text(&item["metadata"]["project"]).to_owned(), text(&item["metadata"]["name"]).to_owned())
+        };
+        let mut shown: BTreeMap<_, _> = items.iter().map(|item| (key(item), version_of(item))).collect();
+        let project = self.place.project();
+        let project = project_of(resource, &project).filter(|_| !self.all_projects);
+        loop {
+            let mut show = |item: &mut Value, is_gone: bool| {
+                let is_other = name.is_some_and(|name| item["metadata"]["name"] != name);
+                if is_other || shown.get(&key(item)) == Some(&version_of(item)) {
+                    return anyhow::Ok(());
+                }
+                if is_gone {
+                    shown.remove(&key(item));
+                    talk(&format!("{} {} was deleted", resource.kind.to_lowercase(), key(item).1));
+                    return Ok(());
+                }
+                shown.insert(key(item), version_of(item));
+                self.tidy(item);
+                let item = std::slice::from_ref(item);
+                match &printer {
+                    Some((widths, _)) => {
+                        print!(
+                            "{}",
+                            self.table(resource, item)?.map(|it| it.rows(widths)).unwrap_or_default()
+                        );
+                        Ok(())
+                    }
+                    None => self.print(resource, Some("one"), item),
+                }
+            };
+            let from = version.clone();
+            let mut lines = Lines::new(|line: &[u8]| {
+                let mut event: Value = serde_json::from_slice(line)?;
+                if let Some(now) = version_of(&event["object"]) {
+                    version = now;
+                }
+                match event["type"].as_str() {
+                    Some("ADDED" | "MODIFIED") => show(&mut event["object"], false).map_err(io::Error::other),
+                    Some("DELETED") => show(&mut event["object"], true).map_err(io::Error::other),
+                    // It is begun again with what is there now.
+                    Some("ERROR") => Err(io::ErrorKind::Interrupted.into()),
+                    _ => Ok(()),
+                }
+            });
+            let query = self.query();
+            // Whatever ends it: the server is being started again, or does not keep the changes since any more.
+            client.watch(project, resource.plural, &query, Some(&from), &mut lines).ok();
+            let (mut items, now);
+            (client, (items, now)) = self.once_again(resource, name)?;
+            version = now;
+            for item in &mut items {
+                show(item, false)?;
             }
-            pause();
+        }
+    }
+
+    /// A new connection, to wherever the control plane is by now, and what is there.
+    fn once_again(
+        &self,
+        resource: &Resource,
+        name: Option<&str>,
+    ) -> anyhow::Result<(Client, (Vec<Value>, String))> {
+        let mut was_told = false;
+        loop {
+            std::thread::park_timeout(AGAIN);
+            let found = self.place.client().and_then(|client| {
+                let items = self.items(&client, resource, name)?;
+                Ok((client, items))
+            });
+            match found {
+                Err(error) if !was_told => {
+                    talk(&format!("{error:#}; trying again"));
+                    was_told = true;
+                }
+                Err(_) => {}
+                found => return found,
+            }
+        }
+    }
+
+    /// Takes away what people do not read unless they ask for it.
+    fn tidy(&self, item: &mut Value) {
+        if !self.show_managed_fields
+            && let Some(metadata) = item["metadata"].as_object_mut()
+        {
+            metadata.remove("managedFields");
         }
     }
 
@@ -115,16 +235,34 @@ impl Get {
         })
     }
 
-    /// The objects as they are now.
-    fn items(&self, client: &Client, resource: &Resource, name: Option<&str>) -> anyhow::Result<Vec<Value>> {
+    /// The objects as they are now, and the version from which a watch goes on.
+    fn items(
+        &self,
+        client: &Client,
+        resource: &Resource,
+        name: Option<&str>,
+    ) -> anyhow::Result<(Vec<Value>, String)> {
         let project = self.place.project();
         let project = project_of(resource, &project).filter(|_| !self.all_projects);
         if let (Some(name), false) = (name, self.all_projects) {
             let kind = resource.kind.to_lowercase();
             let found = client.find(project, resource.plural, name)?;
             let missing = || format!("there is no {kind} {name}; see `plimsoll get {}`", resource.plural);
-            return Ok(vec![found.with_context(missing)?]);
+            let mut found = found.with_context(missing)?;
+            self.tidy(&mut found);
+            let version = found["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+            return Ok((vec![found], version));
         }
+        let (mut items, version) = client.select_at(project, resource.plural, &self.query())?;
+        items.retain(|it| name.is_none_or(|name| it["metadata"]["name"] == name));
+        for item in &mut items {
+            self.tidy(item);
+        }
+        Ok((items, version))
+    }
+
+    /// What selects, as a part of a query.
+    fn query(&self) -> String {
         let mut query = String::new();
         for (parameter, text) in [("labelSelector", &self.selector), ("fieldSelector", &self.field_selector)]
         {
@@ -132,9 +270,23 @@ impl Get {
                 query.push_str(&format_args!("&{parameter}={}", encoded(text)).to_string());
             }
         }
-        let mut items = client.select(project, resource.plural, query.trim_start_matches('&'))?;
-        items.retain(|it| name.is_none_or(|name| it["metadata"]["name"] == name));
-        Ok(items)
+        query
+    }
+
+    /// The objects as a table, if that is how they are to be printed.
+    fn table(&self, resource: &Resource, items: &[Value]) -> anyhow::Result<Option<Table>> {
+        let is_wide = match &self.output {
+            Output::Table => false,
+            Output::Wide => true,
+            Output::Columns(columns) => return custom_table(columns, items).map(Some),
+            _ => return Ok(None),
+        };
+        Ok(Some(match resource.plural {
+            App::PLURAL => app_table(items, is_wide)?,
+            INSTANCES => instance_table(items, is_wide)?,
+            EVENTS => event_table(items)?,
+            _ => plain_table(items, is_wide),
+        }))
     }
 
     fn text(&self, resource: &Resource, name: Option<&str>, items: &[Value]) -> anyhow::Result<String> {
@@ -154,22 +306,9 @@ impl Get {
                 names.iter().flat_map(|name| [plural, "/", name, "\n"]).collect()
             }
             Output::JsonPath(path) => path_text(path, &data)? + "\n",
-            Output::Columns(columns) => {
-                let headings: Vec<&str> = columns.iter().map(|(heading, _)| heading.as_str()).collect();
-                let row = |item: &Value| {
-                    let cells = columns.iter().map(|(_, path)| path_text(path, item));
-                    cells
-                        .map(|cell| cell.map(|it| if it.is_empty() { "<none>".into() } else { it }))
-                        .collect()
-                };
-                table(&headings, &items.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?)
+            Output::Table | Output::Wide | Output::Columns(_) => {
+                self.table(resource, items)?.map(|table| table.text()).unwrap_or_default()
             }
-            Output::Table => match plural {
-                App::PLURAL => app_table(items)?,
-                INSTANCES => instance_table(items)?,
-                EVENTS => event_table(items)?,
-                _ => plain_table(items),
-            },
         })
     }
 }
@@ -194,7 +333,17 @@ fn path_text(path: &str, data: &Value) -> anyhow::Result<String> {
     Ok(texts.collect::<Vec<_>>().join(" "))
 }
 
-fn instance_table(items: &[Value]) -> anyhow::Result<String> {
+/// One column for each path.
+fn custom_table(columns: &[(String, String)], items: &[Value]) -> anyhow::Result<Table> {
+    let row = |item: &Value| {
+        let cells = columns.iter().map(|(_, path)| path_text(path, item));
+        cells.map(|cell| cell.map(|it| if it.is_empty() { "<none>".into() } else { it })).collect()
+    };
+    let rows = items.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Table::new(columns.iter().map(|(heading, _)| heading.as_str()), rows))
+}
+
+fn instance_table(items: &[Value], is_wide: bool) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
     for item in items {
         let it: Instance = serde_json::from_value(item["spec"].clone())?;
@@ -205,26 +354,29 @@ fn instance_table(items: &[Value]) -> anyhow::Result<String> {
         let component = it.component.map_or_else(|| "-".to_owned(), |it| it.to_string());
         let project = text(&item["metadata"]["project"]).to_owned();
         let cells = [project, it.app.to_string(), component, it.id.to_string(), it.target.to_string()];
-        rows.push([&cells[..], &[it.restarts.to_string(), state]].concat());
+        let mut row = [&cells[..], &[it.restarts.to_string(), state]].concat();
+        if is_wide {
+            row.push(it.slot.map_or_else(|| "-".to_owned(), |it| it.0.to_string()));
+            row.push(it.revision.map_or_else(|| "-".to_owned(), |it| it.short()));
+        }
+        rows.push(row);
     }
-    Ok(table(&["PROJECT", "APP", "COMPONENT", "INSTANCE", "TARGET", "RESTARTS", "STATE"], &rows))
+    let headings =
+        ["PROJECT", "APP", "COMPONENT", "INSTANCE", "TARGET", "RESTARTS", "STATE", "SLOT", "REVISION"];
+    Ok(Table::new(headings.into_iter().take(if is_wide { 9 } else { 7 }), rows))
 }
 
-fn event_table(items: &[Value]) -> anyhow::Result<String> {
+fn event_table(items: &[Value]) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
     for item in items {
         let event: Event = serde_json::from_value(item["spec"].clone())?;
-        rows.push(vec![
-            text(&item["metadata"]["project"]).to_owned(),
-            event.app.to_string(),
-            ago(event.at.0),
-            event.what,
-        ]);
+        let project = text(&item["metadata"]["project"]).to_owned();
+        rows.push(vec![project, event.app.to_string(), ago(event.at.0), event.what]);
     }
-    Ok(table(&["PROJECT", "APP", "AGE", "WHAT"], &rows))
+    Ok(Table::new(["PROJECT", "APP", "AGE", "WHAT"], rows))
 }
 
-fn app_table(items: &[Value]) -> anyhow::Result<String> {
+fn app_table(items: &[Value], is_wide: bool) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
     for item in items {
         let app = app_of(item.clone())?;
@@ -233,18 +385,45 @@ fn app_table(items: &[Value]) -> anyhow::Result<String> {
         let project = app.meta.key.project.as_ref().map(ToString::to_string).unwrap_or_default();
         let cells =
             [project, app.meta.key.name.to_string(), format!("{ready}/{desired}"), state(&app).into()];
-        rows.push([&cells[..], &[ago(app.meta.created.0), first_wait(&app)]].concat());
+        let mut row = [&cells[..], &[ago(app.meta.created.0)]].concat();
+        if is_wide {
+            row.extend(more_of(&app));
+        }
+        row.push(first_wait(&app));
+        rows.push(row);
     }
-    Ok(table(&["PROJECT", "APP", "READY", "STATE", "AGE", "WAITS FOR"], &rows))
+    let more: &[&str] = if is_wide { &["REVISION", "TARGETS", "ROUTES"] } else { &[] };
+    let headings = ["PROJECT", "APP", "READY", "STATE", "AGE"].iter().chain(more).chain(&["WAITS FOR"]);
+    Ok(Table::new(headings.copied(), rows))
 }
 
-fn plain_table(items: &[Value]) -> String {
+/// An App's revision, targets and routes.
+fn more_of(app: &Object<App>) -> [String; 3] {
+    let status = app.status.as_ref().map(|status| &status.value);
+    let revision = status.and_then(|it| it.revision).map_or_else(|| "-".to_owned(), |it| it.to_string());
+    let targets =
+        status.map(|it| it.targets.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap_or_default();
+    let routes = app.spec.components.values().flat_map(|it| &it.routes);
+    let routes = routes.map(|route| format!("{}{}", route.host, route.path)).collect::<Vec<_>>();
+    let or_none = |cells: Vec<String>| if cells.is_empty() { "-".to_owned() } else { cells.join(",") };
+    [revision, or_none(targets), or_none(routes)]
+}
+
+fn plain_table(items: &[Value], is_wide: bool) -> Table {
     let row = |it: &Value| {
         let meta = &it["metadata"];
         let created = text(&meta["creationTimestamp"]).parse().map_or(0, |it: Timestamp| it.0);
-        vec![text(&meta["project"]).to_owned(), text(&meta["name"]).to_owned(), ago(created)]
+        let mut row = vec![text(&meta["project"]).to_owned(), text(&meta["name"]).to_owned(), ago(created)];
+        if is_wide {
+            let labels = meta["labels"].as_object().into_iter().flatten();
+            let labels: Vec<_> = labels.map(|(name, value)| format!("{name}={}", text(value))).collect();
+            row.push(meta["generation"].to_string());
+            row.push(if labels.is_empty() { "-".to_owned() } else { labels.join(",") });
+        }
+        row
     };
-    table(&["PROJECT", "NAME", "AGE"], &items.iter().map(row).collect::<Vec<_>>())
+    let headings = ["PROJECT", "NAME", "AGE", "GENERATION", "LABELS"];
+    Table::new(headings.into_iter().take(if is_wide { 5 } else { 3 }), items.iter().map(row).collect())
 }
 
 /// What an App waits for first; `why` tells the rest.

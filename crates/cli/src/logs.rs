@@ -1,6 +1,6 @@
 //! `plimsoll logs`: what copies said.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 
 use clap::Args;
 use plimsoll_api::LogEntry;
@@ -9,6 +9,7 @@ use plimsoll_model::quantity::Span;
 
 use crate::Ended;
 use crate::follow::talk;
+use crate::news::Lines;
 use crate::table::now;
 use crate::verbs::OfApp;
 
@@ -48,7 +49,7 @@ impl Logs {
         let after = self.since.map_or(0, |since| now().saturating_sub(since.millis));
         let query = format!("tail={}&after={after}&previous={}{only}", self.tail, self.previous);
         if self.follow {
-            client.follow_logs(&app, &query, &mut Lines::default())?;
+            client.follow_logs(&app, &query, &mut Lines::new(print))?;
             talk("the server ended, or the app");
             return Ok(Ended::Done);
         }
@@ -63,26 +64,10 @@ impl Logs {
     }
 }
 
-/// Prints log lines that come as JSON, whole ones only.
-#[derive(Default)]
-struct Lines {
-    begun: Vec<u8>,
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.begun.extend_from_slice(bytes);
-        let mut out = io::stdout().lock();
-        while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.begun.drain(..=end).collect();
-            let line: LogEntry = serde_json::from_slice(&line)?;
-            writeln!(out, "{} {}", line.instance, line.text)?;
-        }
-        out.flush()?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// Prints a log line that comes as JSON.
+fn print(line: &[u8]) -> io::Result<()> {
+    let line: LogEntry = serde_json::from_slice(line)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{} {}", line.instance, line.text)?;
+    out.flush()
 }

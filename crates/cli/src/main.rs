@@ -6,6 +6,7 @@
 mod backup;
 mod bundle;
 mod client;
+mod complete;
 mod config;
 mod describe;
 mod diff;
@@ -18,6 +19,7 @@ mod host;
 mod install;
 mod key;
 mod logs;
+mod news;
 mod patch;
 mod people;
 mod plan;
@@ -127,7 +129,7 @@ enum Command {
     /// Your own settings: contexts, and which one commands mean
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Print the completion script of a shell
+    /// Print what a shell needs to complete commands and names: `source <(plimsoll completion bash)`
     Completion {
         /// The shell
         shell: clap_complete::Shell,
@@ -180,6 +182,7 @@ enum Ended {
 
 #[expect(clippy::print_stderr, reason = "this is the command line")]
 fn main() -> ExitCode {
+    complete::answer();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -245,10 +248,7 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Doctor(doctor) => doctor.run(),
         Command::SupportBundle(bundle) => bundle.run(),
         Command::ApiResources => Ok(people::api_resources()),
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "plimsoll", &mut std::io::stdout());
-            Ok(Ended::Done)
-        }
+        Command::Completion { shell } => complete::script(shell).map(|()| Ended::Done),
         Command::Man { directory } => {
             clap_mangen::generate_to(Arguments::command(), &directory)
                 .with_context(|| format!("{} cannot be written", directory.display()))?;

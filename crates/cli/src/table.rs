@@ -10,19 +10,47 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
 
-/// Rows under a heading, each column as wide as its widest cell.
-pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
-    let widths: Vec<usize> = (0..heading.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).chain([heading[column].len()]).max())
-        .map(Option::unwrap_or_default)
-        .collect();
-    let line = |cells: Vec<&str>| {
-        let padded: Vec<String> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        format!("{}\n", padded.join("  ").trim_end())
-    };
-    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
-    std::iter::once(line(heading.to_vec())).chain(rows).collect()
+/// Rows under headings.
+pub(crate) struct Table {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new<'a>(headings: impl IntoIterator<Item = &'a str>, rows: Vec<Vec<String>>) -> Self {
+        Self { headings: headings.into_iter().map(str::to_owned).collect(), rows }
+    }
+
+    /// How wide each column is: as wide as its widest cell.
+    pub(crate) fn widths(&self) -> Vec<usize> {
+        let widest = |column: usize| {
+            let cells = self.rows.iter().map(|row| row[column].chars().count());
+            cells.chain([self.headings[column].chars().count()]).max().unwrap_or_default()
+        };
+        (0..self.headings.len()).map(widest).collect()
+    }
+
+    /// Headings and rows.
+    pub(crate) fn text(&self) -> String {
+        let widths = self.widths();
+        line(&self.headings, &widths) + &self.rows(&widths)
+    }
+
+    /// The rows alone, in columns of these widths.
+    pub(crate) fn rows(&self, widths: &[usize]) -> String {
+        self.rows.iter().map(|row| line(row, widths)).collect()
+    }
+}
+
+fn line(cells: &[String], widths: &[usize]) -> String {
+    let padded: Vec<String> =
+        cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+    format!("{}\n", padded.join("  ").trim_end())
+}
+
+/// Rows under headings as text.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    Table::new(headings.iter().copied(), rows.to_vec()).text()
 }
 
 /// How the latest reconcile of the present declaration ended; nothing while there was none.

@@ -63,6 +63,11 @@ impl Transport {
         Ok(Self { runtime, base: parsed, trust, kept: std::cell::RefCell::default() })
     }
 
+    /// The same server by connections of its own.
+    pub(crate) fn again(&self) -> anyhow::Result<Self> {
+        Self::to(&self.base.to_string(), self.trust.clone())
+    }
+
     fn host(&self) -> &str {
         self.base.host().unwrap_or_default().trim_matches(['[', ']'])
     }

@@ -13,7 +13,7 @@ use plimsoll_model::{App, Kind, ObjectKey};
 use crate::Ended;
 use crate::bundle::Bundle;
 use crate::client::{Applied, Client, Where};
-use crate::follow::{Course, Follower, pause, talk};
+use crate::follow::{Course, Follower, talk};
 use crate::host::{Host, HostOptions};
 
 /// How long an end may take before the command gives up waiting for it.
@@ -61,7 +61,7 @@ impl Up {
         };
         while host.interrupts() == 0 {
             follower.look()?;
-            pause();
+            follower.rest(|| host.interrupts() > 0)?;
         }
         if self.keep {
             talk("left running; `plimsoll up` with the same file, or `plimsoll server`, takes it back");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -20,8 +20,9 @@ use serde_json::Value;
 use crate::Ended;
 use crate::bundle::{Bundle, Files, add_digests};
 use crate::client::{Applied, Client, Where};
-use crate::follow::{Follower, pause, talk};
+use crate::follow::{Follower, talk};
 use crate::get::encoded;
+use crate::news::News;
 use crate::up::{self, Review};
 use crate::what::{What, project_of, resource};
 
@@ -137,13 +138,32 @@ fn wait(client: &Client, apps: BTreeSet<ObjectKey>, limit: Span) -> anyhow::Resu
     up::rest(Follower::new(client, apps).until_rest(Some(limit), || false)?)
 }
 
-/// Wait until an App runs as declared
+/// What a command waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Ready,
+    Gone,
+}
+
+/// What `--for` says, also in the words of Kubernetes.
+fn awaited(text: &str) -> Result<Awaited, &'static str> {
+    match text.to_lowercase().as_str() {
+        "ready" | "condition=ready" | "condition=ready=true" => Ok(Awaited::Ready),
+        "delete" | "deleted" => Ok(Awaited::Gone),
+        _ => Err("choose ready or delete"),
+    }
+}
+
+/// Wait until an App runs as declared, or is gone
 #[derive(Args)]
 pub(crate) struct WaitCommand {
     /// The App
     app: ObjectName,
     #[command(flatten)]
     place: Where,
+    /// What for: `ready` (or `condition=Ready`), or `delete`
+    #[arg(long, default_value = "ready", value_parser = awaited, value_name = "WHAT")]
+    r#for: Awaited,
     /// Wait no longer than this; exit code 124
     #[arg(long, default_value = "10m")]
     timeout: Span,
@@ -151,7 +171,20 @@ pub(crate) struct WaitCommand {
 
 impl WaitCommand {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        wait(&self.place.client()?, BTreeSet::from([self.place.app(&self.app)]), self.timeout)
+        let (client, app) = (self.place.client()?, self.place.app(&self.app));
+        if self.r#for == Awaited::Ready {
+            return wait(&client, BTreeSet::from([app]), self.timeout);
+        }
+        let until = Instant::now() + Duration::from_millis(self.timeout.millis);
+        let news = News::of(&client, app.project.as_ref(), App::PLURAL)?;
+        let is_late = || Instant::now() >= until;
+        while client.find_app(&app)?.is_some() {
+            if is_late() {
+                return Ok(Ended::TimedOut);
+            }
+            news.wait(is_late);
+        }
+        Ok(Ended::Done)
     }
 }
 
@@ -198,8 +231,11 @@ impl Delete {
             return Ok(Ended::Done);
         }
         let is_there = || anyhow::Ok(client.find(project, resource.plural, name)?.is_some());
-        while !self.no_wait && is_there()? {
-            pause();
+        if !self.no_wait && is_there()? {
+            let news = News::of(&client, project, resource.plural)?;
+            while is_there()? {
+                news.wait(|| false);
+            }
         }
         talk(&format!("{kind} {key} {}", if self.no_wait { "is being deleted" } else { "deleted" }));
         Ok(Ended::Done)

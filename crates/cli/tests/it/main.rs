@@ -11,5 +11,6 @@ mod keys;
 mod listen;
 mod plane;
 mod router;
+mod talk;
 mod tenants;
 mod up;
