@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use plimsoll_model::operations::Power;
 use plimsoll_model::status::{AppStatus, InstanceState, OutcomeState};
 use plimsoll_model::{App, Kind as _, Object, ObjectKey};
@@ -71,7 +72,11 @@ impl<'a> Follower<'a> {
     ) -> anyhow::Result<Option<Course>> {
         let began = Instant::now();
         loop {
-            match self.look()? {
+            let course = self.look()?;
+            if self.apps.is_empty() {
+                bail!("nothing is left to wait for");
+            }
+            match course {
                 Course::Moving if stop() || limit.is_some_and(|limit| began.elapsed() >= limit) => {
                     return Ok(None);
                 }

@@ -250,7 +250,8 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::ApiResources => Ok(people::api_resources()),
         Command::Completion { shell } => complete::script(shell).map(|()| Ended::Done),
         Command::Man { directory } => {
-            clap_mangen::generate_to(Arguments::command(), &directory)
+            std::fs::create_dir_all(&directory)
+                .and_then(|()| clap_mangen::generate_to(Arguments::command(), &directory))
                 .with_context(|| format!("{} cannot be written", directory.display()))?;
             Ok(Ended::Done)
         }

@@ -163,7 +163,11 @@ pub(crate) fn text_of(name: &ObjectName, path: &Path) -> String {
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut out = String::new();
     // Writing to a String cannot fail.
-    writeln!(out, "app {name}: {} plans", path.plans.len()).ok();
+    match path.plans.len() {
+        0 => writeln!(out, "app {name}: nothing to do").ok(),
+        1 => writeln!(out, "app {name}: 1 plan").ok(),
+        plans => writeln!(out, "app {name}: {plans} plans").ok(),
+    };
     for plan in &path.plans {
         writeln!(out, "  plan {}", plan.no).ok();
         for step in &plan.steps {

@@ -75,6 +75,10 @@ impl Up {
             }
         }
         let interrupted = || host.interrupts() > 1;
+        follower.look()?;
+        if follower.apps().is_empty() {
+            return Ok(Ended::Done);
+        }
         match follower.until_rest(Some(END), interrupted)? {
             Some(Course::Settled) => {
                 host.end_router();

@@ -14,7 +14,7 @@ use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::AppRevision;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{App, Attached, Kind, ObjectKey, Secret};
+use plimsoll_model::{App, Attached, Kind, Object, ObjectKey, Secret};
 use serde_json::Value;
 
 use crate::Ended;
@@ -173,6 +173,7 @@ impl WaitCommand {
     pub(crate) fn run(self) -> anyhow::Result<Ended> {
         let (client, app) = (self.place.client()?, self.place.app(&self.app));
         if self.r#for == Awaited::Ready {
+            client.app(&app)?;
             return wait(&client, BTreeSet::from([app]), self.timeout);
         }
         let until = Instant::now() + Duration::from_millis(self.timeout.millis);
@@ -356,9 +357,17 @@ impl Rollout {
     }
 }
 
+/// Components of a revision that were rejected, and that no person has lifted.
+fn rejected(app: &Object<App>, revision: &AppRevision) -> BTreeSet<ComponentName> {
+    let all = app.status.iter().flat_map(|status| &status.value.rejected);
+    let standing = all.filter(|(name, it)| app.operations.retry.get(&it.component) != Some(name));
+    let hashes = revision.hashes();
+    let own = standing.filter(|(_, it)| hashes.get(&it.component) == Some(&it.revision));
+    own.map(|(_, it)| it.component.clone()).collect()
+}
+
 /// An App's revisions, the oldest first.
-fn revisions(client: &Client, of: &OfApp) -> anyhow::Result<Vec<AppRevision>> {
-    let app = client.app(&of.place.app(&of.app))?;
+fn revisions(client: &Client, of: &OfApp, app: &Object<App>) -> anyhow::Result<Vec<AppRevision>> {
     let all = client.list(Some(&of.place.project()), AppRevisions::PLURAL)?;
     let own = all.into_iter().filter(|it| it["metadata"]["owner"] == app.meta.uid.as_str());
     let mut own = own
@@ -371,10 +380,15 @@ fn revisions(client: &Client, of: &OfApp) -> anyhow::Result<Vec<AppRevision>> {
 #[expect(clippy::print_stdout, reason = "the list is this command's data")]
 fn history(of: &OfApp) -> anyhow::Result<Ended> {
     println!("REVISION  COMPONENTS");
-    for revision in revisions(&of.place.client()?, of)? {
-        let hashes = revision.hashes();
-        let named: Vec<String> =
-            hashes.iter().map(|(name, hash)| format!("{name}={}", hash.short())).collect();
+    let client = of.place.client()?;
+    let app = client.app(&of.place.app(&of.app))?;
+    for revision in revisions(&client, of, &app)? {
+        let (hashes, rejected) = (revision.hashes(), rejected(&app, &revision));
+        let named = hashes.iter().map(|(name, hash)| {
+            let verdict = if rejected.contains(name) { " (rejected)" } else { "" };
+            format!("{name}={}{verdict}", hash.short())
+        });
+        let named: Vec<String> = named.collect();
         println!("{:<9} {}", revision.number, named.join(" "));
     }
     Ok(Ended::Done)
@@ -382,15 +396,18 @@ fn history(of: &OfApp) -> anyhow::Result<Ended> {
 
 fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     let client = of.place.client()?;
-    let revisions = revisions(&client, of)?;
+    let app = client.app(&of.place.app(&of.app))?;
+    let revisions = revisions(&client, of, &app)?;
     let known: Vec<String> = revisions.iter().map(|it| it.number.to_string()).collect();
     let wanted = match to {
         Some(number) => revisions.iter().find(|it| it.number.0 == number),
-        None => revisions.iter().rev().nth(1),
+        // What was rejected is not started again, so there is no way back to it.
+        None => revisions.iter().rev().skip(1).find(|it| rejected(&app, it).is_empty()),
     };
+    let which = if to.is_some() { "such revision" } else { "revision to go back to" };
     let wanted =
-        wanted.ok_or_else(|| anyhow!("app {} has no such revision; it has {}", of.app, known.join(", ")))?;
-    let Attached { labels, annotations, .. } = client.app(&of.place.app(&of.app))?.meta.attached;
+        wanted.ok_or_else(|| anyhow!("app {} has no {which}; it has {}", of.app, known.join(", ")))?;
+    let Attached { labels, annotations, .. } = app.meta.attached;
     let metadata = Metadata { name: of.app.clone(), project: None, labels, annotations };
     let spec = wanted.declaration.clone();
     let document = Document::App(Declared { line: 1, metadata, spec, operations: None });

@@ -6,6 +6,7 @@ mod abandon;
 mod agent;
 mod backup;
 mod beside;
+mod book;
 mod fields;
 mod keys;
 mod listen;
