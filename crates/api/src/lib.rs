@@ -62,7 +62,7 @@ pub use kinds::{Origin, Resource};
 pub use logs::LogEntry;
 pub use openapi::openapi;
 pub use plimsoll_server::{NewToken, Planned, identity};
-pub use serve::{End, Endpoint, Listen, ServeError, Serving, serve};
+pub use serve::{Certificate, End, Endpoint, Listen, ServeError, Serving, serve};
 pub use tls::{TlsError, TlsFiles};
 pub use usage::Usage;
 pub use verbs::Operation;

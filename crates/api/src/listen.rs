@@ -44,7 +44,8 @@ pub(crate) async fn until_end(ending: &mut Ending) {
 /// A bound listener.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
-    pub(crate) tls: Option<TlsAcceptor>,
+    /// What encrypts connections from now on, if they are to be.
+    pub(crate) tls: Option<watch::Receiver<TlsAcceptor>>,
     /// Connections at the same time; further ones wait.
     pub(crate) connections: usize,
 }
@@ -87,7 +88,8 @@ impl Listener {
                 app.clone().oneshot(request)
             });
             let service = TowerToHyperService::new(service);
-            let (tls, builder, watcher) = (self.tls.clone(), builder.clone(), graceful.watcher());
+            let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
+            let (builder, watcher) = (builder.clone(), graceful.watcher());
             tokio::spawn(async move {
                 let Some(stream) = encrypted(stream, tls).await else { return };
                 let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::limit::Limits;
 use crate::listen::{Ending, Listener};
@@ -99,6 +101,34 @@ pub struct Serving {
     listener: Listener,
     app: Router,
     ending: watch::Sender<bool>,
+    certificate: Certificate,
+}
+
+/// The certificate of an API, which is read again when it was renewed.
+#[derive(Clone)]
+pub struct Certificate {
+    listen: Listen,
+    data: PathBuf,
+    tls: Option<watch::Sender<TlsAcceptor>>,
+}
+
+impl Certificate {
+    /// Reads its files again. New connections are encrypted with what they say now; those that are there go on.
+    ///
+    /// # Errors
+    /// [`ServeError`]; the one before is used on then.
+    pub fn reload(&self) -> Result<Option<Digest>, ServeError> {
+        let Some(tls) = &self.tls else { return Ok(None) };
+        let (acceptor, fingerprint) = self.read()?;
+        let endpoint = Endpoint { address: self.listen.address, fingerprint: Some(fingerprint) };
+        plimsoll_shim::write_durably(&self.data, FILE, &endpoint)?;
+        tls.send_replace(acceptor);
+        Ok(Some(fingerprint))
+    }
+
+    fn read(&self) -> Result<(TlsAcceptor, Digest), TlsError> {
+        acceptor(self.listen.tls.as_ref(), &self.data, self.listen.address.ip())
+    }
 }
 
 /// Asks an API to end.
@@ -118,6 +148,11 @@ impl Serving {
         End(self.ending.clone())
     }
 
+    /// What is read again when it was renewed.
+    pub fn certificate(&self) -> Certificate {
+        self.certificate.clone()
+    }
+
     /// Serves until the end was asked for and what was begun is finished.
     pub async fn run(self) {
         let ending = self.ending.subscribe();
@@ -135,20 +170,20 @@ pub async fn serve(server: Arc<Server>, listen: Listen) -> Result<(Endpoint, Ser
     let socket = TcpListener::bind(listen.address).await;
     let socket = socket.map_err(|error| ServeError::Listen(listen.address, error))?;
     let is_open = !listen.address.ip().is_loopback();
-    let tls = if is_open || listen.tls.is_some() {
-        Some(acceptor(listen.tls.as_ref(), &data, listen.address.ip())?)
-    } else {
-        None
-    };
-    let (tls, fingerprint) = tls.unzip();
+    let mut certificate = Certificate { listen: listen.clone(), data: data.clone(), tls: None };
+    let encryption = if is_open || listen.tls.is_some() { Some(certificate.read()?) } else { None };
+    let (tls, fingerprint) = encryption.unzip();
+    let (sender, tls) = tls.map(watch::channel).unzip();
+    certificate.tls = sender;
     let listener = Listener { socket, tls, connections: listen.connections.max(1) };
     let endpoint = Endpoint { address: listener.address()?, fingerprint };
     plimsoll_shim::write_durably(&data, FILE, &endpoint)?;
+    certificate.listen.address = endpoint.address;
     let (ending, ends) = watch::channel(false);
     // One caller alone cannot take all connections for watches.
     let limits = Limits::new(listen.rate, listen.connections.div_ceil(2));
     let app = routes(server, hash, &limits, ends);
-    Ok((endpoint, Serving { listener, app, ending }))
+    Ok((endpoint, Serving { listener, app, ending, certificate }))
 }
 
 /// What can be asked of one object, wherever it belongs.

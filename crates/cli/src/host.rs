@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use plimsoll_api::{End, Endpoint, Listen, TlsFiles};
+use plimsoll_api::{Certificate, End, Endpoint, Listen, TlsFiles};
 use plimsoll_server::{DataError, Server, Settings, StartError};
+use sd_notify::NotifyState;
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -169,22 +170,28 @@ impl Host {
             // From here on an interrupt is counted and waited for, not an end.
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
+            let mut reload = signal(SignalKind::hangup())?;
             let listen = options.listen();
             let HostOptions { http_port, store, key_file, .. } = options;
             let settings = Settings { data, program, http_port, store, key_file, drivers: None };
             let server = Arc::new(Server::start(settings).await?);
             let (endpoint, serving) = plimsoll_api::serve(server.clone(), listen).await?;
-            let end = serving.end();
+            let (end, certificate) = (serving.end(), serving.certificate());
             let serving = tokio::spawn(serving.run());
             tokio::spawn(async move {
                 loop {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
+                        _ = reload.recv() => {
+                            renew(&certificate);
+                            continue;
+                        }
                     }
                     counted.fetch_add(1, Ordering::Relaxed);
                 }
             });
+            tokio::spawn(tell_service_manager());
             anyhow::Ok((server, endpoint, end, serving))
         })?;
         Ok(Self { endpoint, server, end, serving, interrupts, runtime })
@@ -208,6 +215,7 @@ impl Host {
 
     /// Lets nobody in any more and finishes what was begun.
     fn finish(self) {
+        notify(NotifyState::Stopping);
         self.end.ask();
         // What did not end within its limits is cut off with the process.
         self.runtime.block_on(self.serving).ok();
@@ -218,6 +226,34 @@ impl Host {
         // One that cannot be reached any more needs no end.
         self.runtime.block_on(self.server.router().end()).ok();
     }
+}
+
+/// Reads the certificate again, and says what became of it.
+fn renew(certificate: &Certificate) {
+    match certificate.reload() {
+        Ok(Some(fingerprint)) => {
+            talk(&format!("the certificate now has the fingerprint sha256:{fingerprint}"))
+        }
+        Ok(None) => talk("there is no certificate to be read again"),
+        Err(error) => talk(&format!("the certificate stays as it was: {:#}", anyhow::Error::from(error))),
+    }
+}
+
+/// Tells the service manager, if there is one, that everything is ready, and then, as often as it wants to hear that, that
+/// this process is still alive. A store that does not answer is no reason for a new process.
+async fn tell_service_manager() {
+    notify(NotifyState::Ready);
+    let Some(within) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(within / 2);
+    loop {
+        ticks.tick().await;
+        notify(NotifyState::Watchdog);
+    }
+}
+
+/// Whoever is not there needs not be told.
+fn notify(state: NotifyState<'_>) {
+    sd_notify::notify(&[state]).ok();
 }
 
 #[cfg(test)]

@@ -71,7 +71,12 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
+# The server says when it serves, and again and again that it is alive; one that hangs is started again.
+Type=notify
+WatchdogSec=60
 ExecStart={} server --config {SETTINGS}
+# Reads the certificate again after it was renewed.
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=1
 # What runs outlives its control plane: only the server itself is ended, and a new one takes everything back. That is also

@@ -112,8 +112,9 @@ pub(crate) fn scratch() -> TempDir {
 pub(crate) fn take_network_down(node: &Path) {
     let Ok(Some(network)) = plimsoll_shim::read::<serde_json::Value>(node, "network.json") else { return };
     let bridge = format!("plim{}", network["number"]);
-    plimsoll_shim::tool(&["nft", "delete", "table", "ip", &bridge], "").unwrap();
-    plimsoll_shim::tool(&["ip", "link", "del", &bridge], "").unwrap();
+    // Whoever was ended may have begun with it.
+    plimsoll_shim::tool(&["nft", "delete", "table", "ip", &bridge], "").ok();
+    plimsoll_shim::tool(&["ip", "link", "del", &bridge], "").ok();
 }
 
 /// Processes that have anything below a directory open.

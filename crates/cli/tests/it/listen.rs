@@ -121,3 +121,51 @@ fn more_connections_than_allowed_wait_and_an_end_lets_everybody_finish() {
     plane.stop();
     assert_eq!(lines.last().as_deref(), Some(""), "the answer has its end");
 }
+
+#[test]
+fn a_service_manager_is_told_and_a_renewed_certificate_is_read() {
+    let directory = super::agent::scratch();
+    let (data, socket) = (directory.path().join("data"), directory.path().join("notify"));
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let hear = || {
+        let mut bytes = [0; 100];
+        let length = manager.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+    };
+    let mut server = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    server.args(["server", "--http-port", "0", "--listen", "0.0.0.0:0"]).env("PLIMSOLL_DATA_DIR", &data);
+    server.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "200000");
+    let mut server = server.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(hear(), "READY=1");
+    assert_eq!((hear(), hear()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
+
+    let fingerprint = |line: &str| line.split_whitespace().last().unwrap().to_owned();
+    let before = fingerprint(&said.find(|line| line.contains("fingerprint")).unwrap());
+    let asks = || {
+        Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+            .args(["auth", "whoami"])
+            .env("PLIMSOLL_DATA_DIR", &data)
+            .output()
+    };
+    assert!(asks().unwrap().status.success());
+    let hang_up = || super::agent::signal(i32::try_from(server.id()).unwrap(), rustix::process::Signal::HUP);
+    // One that cannot be used changes nothing.
+    let key = std::fs::read(data.join("tls.key")).unwrap();
+    std::fs::write(data.join("tls.key"), "no key").unwrap();
+    hang_up();
+    let kept = said.next().unwrap();
+    assert!(kept.contains("stays as it was") && kept.contains("tls.key"), "{kept}");
+    assert!(asks().unwrap().status.success());
+    std::fs::write(data.join("tls.key"), key).unwrap();
+    std::fs::remove_file(data.join("tls.crt")).unwrap();
+    hang_up();
+    let after = fingerprint(&said.next().unwrap());
+    assert_ne!(before, after);
+    assert!(asks().unwrap().status.success(), "the fingerprint is told to those on this machine");
+
+    super::agent::signal(i32::try_from(server.id()).unwrap(), rustix::process::Signal::TERM);
+    while hear() != "STOPPING=1" {}
+    assert!(server.wait().unwrap().success());
+}
