@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use plimsoll_model::id::InstallationId;
 use plimsoll_store::Fut;
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -27,9 +28,14 @@ pub enum OpenError {
     /// It cannot be reached, created or read.
     #[error("the store cannot be opened")]
     Open(#[source] DatabaseError),
-    /// It was written by a later version, or a migration failed.
+    /// It was written by a later version.
+    #[error(
+        "the store was written by a later version of Plimsoll: start that one, or restore a backup of before"
+    )]
+    Later,
+    /// A migration failed.
     #[error("the store cannot be brought to this version")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// The database is empty, and that of the installation is not.
     #[error("the database is empty, and the one of this installation is not: is that the right address?")]
     Empty,
@@ -43,6 +49,15 @@ pub enum OpenError {
         /// Who wants it.
         own: InstallationId,
     },
+}
+
+impl From<MigrateError> for OpenError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::VersionMissing(_) => Self::Later,
+            error => Self::Migrate(error),
+        }
+    }
 }
 
 impl OpenError {
@@ -73,7 +88,7 @@ impl Database {
             .disable_statement_logging();
         let open = |error: sqlx::Error| OpenError::Open(error.into());
         let mut connection = options.connect().await.map_err(open)?;
-        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(OpenError::Migrate)?;
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await?;
         connection.close().await.map_err(open)?;
         Ok(Self::Sqlite(Sqlite::open(file).map_err(OpenError::Open)?))
     }
@@ -95,7 +110,7 @@ impl Database {
             .map_err(open)?;
         let mut migrator = sqlx::migrate!("migrations/postgres");
         // Its lock is one that CockroachDB lacks; there is one server for a database.
-        migrator.set_locking(false).run(&pool).await.map_err(OpenError::Migrate)?;
+        migrator.set_locking(false).run(&pool).await?;
         let database = Self::Postgres(pool);
         let owner = database.owner(installation, is_new).await.map_err(OpenError::Open)?;
         if owner.is_empty() {

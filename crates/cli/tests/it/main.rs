@@ -15,3 +15,4 @@ mod router;
 mod talk;
 mod tenants;
 mod up;
+mod upgrade;
