@@ -232,7 +232,7 @@ impl Host {
 fn renew(certificate: &Certificate) {
     match certificate.reload() {
         Ok(Some(fingerprint)) => {
-            talk(&format!("the certificate now has the fingerprint sha256:{fingerprint}"))
+            talk(&format!("the certificate now has the fingerprint sha256:{fingerprint}"));
         }
         Ok(None) => talk("there is no certificate to be read again"),
         Err(error) => talk(&format!("the certificate stays as it was: {:#}", anyhow::Error::from(error))),

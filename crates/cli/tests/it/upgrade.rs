@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-const APP: &str = r#"
+const APP: &str = r"
 apiVersion: plimsoll.dev/v1
 kind: Secret
 metadata: {name: keys}
@@ -58,7 +58,7 @@ spec:
       provides: {site: {interface: http}}
       routes: [{host: site.localhost, path: /, port: http}]
       update: {soak: 1ms, surge: 1, unavailable: 0}
-"#;
+";
 
 struct Room {
     directory: TempDir,
