@@ -150,6 +150,37 @@ mod tests {
 
     use super::*;
 
+    /// `docs/fields.md` is what the schemas say.
+    #[test]
+    fn the_committed_reference_of_fields_is_this_one() {
+        fn rows(root: &Value, schema: &Value, way: &str, level: usize, out: &mut String) {
+            let Some(known) = fields(root, schema).filter(|_| level < 8) else { return };
+            for (name, inner) in known {
+                let way = if way.is_empty() { name.clone() } else { format!("{way}.{name}") };
+                let words = description(root, inner).replace('\n', " ").replace('|', "\\|");
+                let kind = kind_of(root, inner).replace('|', "\\|");
+                writeln!(out, "| `{way}` | {kind} | {words} |").unwrap();
+                rows(root, inner, &way, level + 1, out);
+            }
+        }
+        let mut text = String::from(
+            "# Every field\n\nWhat `plimsoll explain` says, from the schemas that check documents. Names that people choose are left out: \
+             `spec.components.replicas` is `spec.components.NAME.replicas`.\n",
+        );
+        for kind in DocumentKind::ALL {
+            let schema = plimsoll_manifest::schema(kind);
+            writeln!(text, "\n## {}\n\n| field | what it is | what it is for |\n|---|---|---|", kind.name())
+                .unwrap();
+            rows(&schema, &schema, "", 0, &mut text);
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/fields.md");
+        if std::env::var_os("PLIMSOLL_WRITE").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == text, "run the tests with PLIMSOLL_WRITE=1 and commit docs/fields.md");
+    }
+
     #[test]
     fn every_field_of_every_kind_can_be_explained() {
         fn walk(root: &Value, schema: &Value, way: &str, level: usize, seen: &mut usize) {

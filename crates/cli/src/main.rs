@@ -304,6 +304,53 @@ mod tests {
         assert!(committed == text, "run the tests with PLIMSOLL_WRITE=1 and commit docs/cli.md");
     }
 
+    /// Every command that the documents speak of in passing is one, with the options that it has.
+    #[test]
+    fn documents_speak_of_commands_that_there_are() {
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|it| it.unwrap().path());
+        let mut seen = 0;
+        for path in
+            docs.chain([root.join("README.md")]).filter(|it| it.extension().is_some_and(|it| it == "md"))
+        {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for command in text.split('`').skip(1).step_by(2).filter_map(|it| it.strip_prefix("plimsoll ")) {
+                seen += 1;
+                let command = command.replace('\n', " ");
+                assert!(is_known(&command), "{}: there is no `plimsoll {command}`", path.display());
+            }
+        }
+        assert!(seen > 20, "{seen}");
+    }
+
+    fn is_known(line: &str) -> bool {
+        let mut command = Arguments::command();
+        command.build();
+        let mut at = &command;
+        let mut words = line.split_whitespace().take_while(|word| *word != "--");
+        while let Some(word) = words.next() {
+            match word.strip_prefix("--") {
+                Some(option) => {
+                    let (option, value) = option.split_once('=').unzip();
+                    let option = option.unwrap_or(&word[2..]);
+                    let known = at.get_arguments().find(|it| it.get_long() == Some(option));
+                    let Some(known) = known else { return false };
+                    if value.is_none() && known.get_action().takes_values() {
+                        words.next();
+                    }
+                }
+                None => match at.find_subcommand(word) {
+                    Some(below) => at = below,
+                    None if at.has_subcommands() && !at.get_positionals().any(|_| true) => {
+                        return word.chars().all(|it| it.is_uppercase());
+                    }
+                    None => {}
+                },
+            }
+        }
+        true
+    }
+
     fn describe(command: &mut clap::Command, name: &str, text: &mut String) {
         use std::fmt::Write as _;
         let help = command.render_long_help().to_string();

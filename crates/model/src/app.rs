@@ -61,7 +61,7 @@ pub struct Component {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64), extend("additionalProperties" = {"type": "integer", "minimum": 1, "maximum": 65535}))]
     pub ports: BTreeMap<PartName, u16>,
-    /// Environment variables. Literals may hold `${…}`; see [`crate::template`].
+    /// Environment variables. Literals may hold `${relation.key}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 500))]
     pub env: BTreeMap<KeyName, EnvValue>,
