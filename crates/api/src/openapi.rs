@@ -443,6 +443,7 @@ fn fixed_paths() -> Map<String, Value> {
         (format!("{base}/hold"), hold()),
         (format!("{base}/migrate"), migrate()),
         (format!("{base}/rotate-key"), rotate()),
+        (format!("{base}/login"), login()),
     ];
     paths.into_iter().chain(verb_paths()).chain(copy_paths()).collect()
 }
@@ -507,6 +508,29 @@ fn migrate() -> Value {
     let migrate = Operation::new("migrate", "Move everything to a PostgreSQL database");
     let migrate = migrate.body(&["application/json"], &new).refuses(&[Sort::Conflict]);
     json!({"post": migrate.answers(200, answer(&json!({"type": "object"}))).build()})
+}
+
+/// The one path below the API's own that needs no token.
+fn login() -> Value {
+    let text = json!({"type": "string"});
+    let all = |names: &[&str]| {
+        let properties: Map<String, Value> =
+            names.iter().map(|name| ((*name).to_owned(), text.clone())).collect();
+        json!({"type": "object", "required": names, "additionalProperties": false, "properties": properties})
+    };
+    let new = json!({"oneOf": [all(&["code", "codeVerifier", "redirectUri", "nonce"]), all(&["idToken", "nonce"])]});
+    let done = json!({"type": "object", "required": ["token", "name", "user", "expires"]});
+    let get = Operation::new("loginPlace", "Where people say who they are, if there is a place");
+    let post =
+        Operation::new("login", "A token for whoever proves who they are").body(&["application/json"], &new);
+    let mut item = json!({
+        "get": get.answers(200, answer(&json!({"type": "object", "required": ["issuer", "clientId"]}))).build(),
+        "post": post.answers(201, answer(&done)).build(),
+    });
+    for operation in ["get", "post"] {
+        item[operation]["security"] = json!([]);
+    }
+    item
 }
 
 fn rotate() -> Value {

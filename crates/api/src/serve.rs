@@ -24,10 +24,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::limit::Limits;
 use crate::listen::{Ending, Listener};
+use crate::oidc::{Issuer, Login, Provider};
 use crate::problem::{Problem, Sort};
 use crate::tls::{TlsError, TlsFiles, acceptor};
 use crate::wire::API_VERSION;
-use crate::{access, exec, logs, objects, tokens, usage, verbs, whole, write};
+use crate::{access, exec, logs, objects, oidc, tokens, usage, verbs, whole, write};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -49,12 +50,14 @@ pub struct Listen {
     pub connections: usize,
     /// Requests of each caller in a second, and twice as many at once; 0 for no limit.
     pub rate: u32,
+    /// Who says who somebody is, beside tokens.
+    pub issuer: Option<Issuer>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         let address = (Ipv4Addr::LOCALHOST, 0).into();
-        Self { address, tls: None, connections: 4096, rate: 1000 }
+        Self { address, tls: None, connections: 4096, rate: 1000, issuer: None }
     }
 }
 
@@ -182,7 +185,8 @@ pub async fn serve(server: Arc<Server>, listen: Listen) -> Result<(Endpoint, Ser
     let (ending, ends) = watch::channel(false);
     // One caller alone cannot take all connections for watches.
     let limits = Limits::new(listen.rate, listen.connections.div_ceil(2));
-    let app = routes(server, hash, &limits, ends);
+    let login = listen.issuer.clone().map(Provider::new).transpose()?.map(Arc::new);
+    let app = routes(server, hash, &limits, ends, login);
     Ok((endpoint, Serving { listener, app, ending, certificate }))
 }
 
@@ -192,7 +196,7 @@ fn one_object() -> MethodRouter<Arc<Server>> {
 }
 
 /// The table of requests.
-fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending) -> Router {
+fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending, login: Login) -> Router {
     let of_app = "/projects/{project}/apps/{name}";
     let guarded = Router::new()
         .route("/whoami", get(access::whoami))
@@ -231,9 +235,15 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending) -
         .layer(middleware::from_fn_with_state(door, access::check))
         .layer(Extension(limits.clone()))
         .layer(Extension(ending));
+    // Who logs in has no token yet.
+    let open = Router::new()
+        .route(&format!("/apis/{API_VERSION}/login"), get(oidc::place).post(oidc::login))
+        .layer(Extension(login))
+        .layer(Extension(limits.clone()));
     Router::new()
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(ready))
+        .merge(open)
         .merge(guarded)
         .layer(middleware::from_fn_with_state(server.clone(), measure))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))

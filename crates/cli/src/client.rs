@@ -7,7 +7,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use hyper::Response;
 use hyper::body::Bytes;
-use plimsoll_api::{Endpoint, INSTANCES, Instance, LogEntry, NewToken, Operation, Planned, Usage, WhoAmI};
+use plimsoll_api::{
+    CameBack, Endpoint, INSTANCES, Instance, LogEntry, LoggedIn, NewToken, Operation, Planned, Usage, WhoAmI,
+};
 use plimsoll_manifest::Document;
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
@@ -99,6 +101,40 @@ impl Where {
             }
             _ => Client::of(&self.data()?),
         }
+    }
+
+    /// A client of the control plane that has no token yet.
+    pub(crate) fn stranger(&self) -> anyhow::Result<Client> {
+        let settings = self.context()?;
+        match (&self.server, &self.data_dir, &settings.server) {
+            (Some(server), _, _) | (None, None, Some(server)) => {
+                let transport = Transport::to(server, self.trust(&settings)?)?;
+                if !transport.is_encrypted() && !is_this_machine(server) {
+                    bail!("{server} is not encrypted, and what is sent there is a secret: use https://");
+                }
+                Ok(Client { transport, token: String::new() })
+            }
+            _ => Client::of(&self.data()?),
+        }
+    }
+
+    /// Where a login is kept: the address of the control plane, by what it is known, and the project, as they were given.
+    pub(crate) fn given(&self) -> anyhow::Result<Settings> {
+        let settings = self.context()?;
+        let server = self.server.clone().or(settings.server);
+        let server = server.context("a login is for a control plane elsewhere: give --server")?;
+        Ok(Settings {
+            server: Some(server),
+            fingerprint: self.fingerprint.clone().or(settings.fingerprint),
+            project: self.project.clone().or(settings.project),
+            ca_file: settings.ca_file,
+            ..Settings::default()
+        })
+    }
+
+    /// The context that was named, or the current one.
+    pub(crate) fn named_context(&self) -> Option<&str> {
+        self.context.as_deref()
     }
 
     /// By what the control plane is known.
@@ -502,6 +538,17 @@ impl Client {
     pub(crate) fn create_token(&self, new: &NewToken) -> anyhow::Result<String> {
         let answer = self.send("POST", &format!("{BASE}/tokens"), &serde_json::to_vec(new)?)?;
         Ok(serde_json::from_value(answer["token"].clone())?)
+    }
+
+    /// Where people say who they are.
+    pub(crate) fn login_place(&self) -> anyhow::Result<Value> {
+        self.ask("GET", &format!("{BASE}/login"), &[], b"", Some(ANSWER))
+    }
+
+    /// A token for whoever proves who they are.
+    pub(crate) fn log_in(&self, came: &CameBack) -> anyhow::Result<LoggedIn> {
+        let body = serde_json::to_vec(came)?;
+        Ok(serde_json::from_value(self.send("POST", &format!("{BASE}/login"), &body)?)?)
     }
 
     /// Who this client speaks for, and in which projects what.

@@ -76,6 +76,42 @@ impl Config {
         Ok((config, path))
     }
 
+    /// Keeps the token of a login in a file of its own, and names it in a context, which becomes the current one.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub(crate) fn keep(
+        place: &crate::client::Where,
+        name: Option<&str>,
+        token: &str,
+    ) -> anyhow::Result<(String, PathBuf)> {
+        let given = place.given()?;
+        let (mut config, path) = Self::read()?;
+        let host = given.server.as_deref().unwrap_or_default().split("://").last().unwrap_or_default();
+        let host = host.split(['/', ':']).next().unwrap_or_default();
+        let known = |it: &&str| config.contexts.get(*it).is_some_and(|it| it.server == given.server);
+        let current = config.current_context.as_deref().filter(known);
+        let name = name.or(place.named_context()).or(current).unwrap_or(host).to_owned();
+        let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
+        if !name.chars().all(is_plain) || name.starts_with('.') || name.is_empty() {
+            bail!("{name:?} cannot be the name of a file: give another one with --as");
+        }
+        let file = path.with_file_name("tokens").join(&name);
+        let fail = || format!("{} cannot be written", file.display());
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent).with_context(fail)?;
+        }
+        let mut options = OpenOptions::new();
+        let mut kept =
+            options.create(true).truncate(true).write(true).mode(0o600).open(&file).with_context(fail)?;
+        writeln!(kept, "{token}").and_then(|()| kept.sync_all()).with_context(fail)?;
+        let context = Context { token_file: Some(file.clone()), ..given };
+        config.contexts.insert(name.clone(), context);
+        config.current_context = Some(name.clone());
+        config.write(&path)?;
+        Ok((name, file))
+    }
+
     /// The names of all contexts.
     ///
     /// # Errors

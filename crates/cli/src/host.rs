@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use plimsoll_api::{Certificate, End, Endpoint, Listen, TlsFiles};
+use plimsoll_api::{Certificate, End, Endpoint, Issuer, Listen, TlsFiles};
+use plimsoll_model::id::UserName;
+use plimsoll_model::secret::Sensitive;
 use plimsoll_server::{DataError, Server, Settings, StartError};
 use sd_notify::NotifyState;
 use serde::Deserialize;
@@ -74,6 +76,27 @@ pub(crate) struct HostOptions {
     /// Requests of each caller in a second, and twice as many at once; 0 for no limit [default: 1000]
     #[arg(long, env = "PLIMSOLL_MAX_RATE", value_name = "N")]
     max_rate: Option<u32>,
+    /// The OpenID Connect provider by which people log in, as its tokens name it
+    #[arg(long, env = "PLIMSOLL_OIDC_ISSUER", value_name = "URL", requires = "oidc_client_id")]
+    oidc_issuer: Option<String>,
+    /// What the provider knows this control plane as; redirects to any port of 127.0.0.1 must be fine with it
+    #[arg(long, env = "PLIMSOLL_OIDC_CLIENT_ID", value_name = "ID", requires = "oidc_issuer")]
+    oidc_client_id: Option<String>,
+    /// The file with the secret by which the provider knows that it is this one [default: a public client has none]
+    #[arg(long, env = "PLIMSOLL_OIDC_CLIENT_SECRET_FILE", value_name = "FILE", requires = "oidc_issuer")]
+    oidc_client_secret_file: Option<PathBuf>,
+    /// The claim that is the user's name here [default: email]
+    #[arg(long, env = "PLIMSOLL_OIDC_USER_CLAIM", value_name = "CLAIM", requires = "oidc_issuer")]
+    oidc_user_claim: Option<String>,
+    /// Users of the provider that administrate the platform
+    #[arg(
+        long,
+        env = "PLIMSOLL_OIDC_ADMINS",
+        value_name = "USER",
+        value_delimiter = ',',
+        requires = "oidc_issuer"
+    )]
+    oidc_admins: Vec<UserName>,
     /// The data directory that a file names; commands have an option of their own for it.
     #[arg(skip)]
     data_dir: Option<PathBuf>,
@@ -88,6 +111,9 @@ impl HostOptions {
             toml::from_str(&text).with_context(|| format!("{} cannot be understood", file.display()))?;
         if settings.tls_cert.is_some() != settings.tls_key.is_some() {
             bail!("{}: tls-cert and tls-key belong together", file.display());
+        }
+        if settings.oidc_issuer.is_some() != settings.oidc_client_id.is_some() {
+            bail!("{}: oidc-issuer and oidc-client-id belong together", file.display());
         }
         Ok(settings)
     }
@@ -108,18 +134,37 @@ impl HostOptions {
             tls_key,
             max_connections: self.max_connections.or(file.max_connections),
             max_rate: self.max_rate.or(file.max_rate),
+            oidc_issuer: self.oidc_issuer.or(file.oidc_issuer),
+            oidc_client_id: self.oidc_client_id.or(file.oidc_client_id),
+            oidc_client_secret_file: self.oidc_client_secret_file.or(file.oidc_client_secret_file),
+            oidc_user_claim: self.oidc_user_claim.or(file.oidc_user_claim),
+            oidc_admins: if self.oidc_admins.is_empty() { file.oidc_admins } else { self.oidc_admins },
             data_dir: self.data_dir.or(file.data_dir),
         }
     }
 
-    fn listen(&self) -> Listen {
+    fn issuer(&self) -> anyhow::Result<Option<Issuer>> {
+        let both = self.oidc_issuer.clone().zip(self.oidc_client_id.clone());
+        let Some((url, client)) = both else { return Ok(None) };
+        let read = |file: &PathBuf| {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("{} cannot be read", file.display()))?;
+            anyhow::Ok(Sensitive::new(text.trim().to_owned()))
+        };
+        let secret = self.oidc_client_secret_file.as_ref().map(read).transpose()?;
+        let claim = self.oidc_user_claim.clone().unwrap_or_else(|| "email".to_owned());
+        Ok(Some(Issuer { url, client, secret, claim, administrators: self.oidc_admins.clone() }))
+    }
+
+    fn listen(&self) -> anyhow::Result<Listen> {
         let (tls, usual) = (self.tls_cert.clone().zip(self.tls_key.clone()), Listen::default());
-        Listen {
+        Ok(Listen {
             address: self.listen.unwrap_or(usual.address),
             tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
             connections: self.max_connections.unwrap_or(usual.connections),
             rate: self.max_rate.unwrap_or(usual.rate),
-        }
+            issuer: self.issuer()?,
+        })
     }
 }
 
@@ -171,7 +216,7 @@ impl Host {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
             let mut reload = signal(SignalKind::hangup())?;
-            let listen = options.listen();
+            let listen = options.listen()?;
             let HostOptions { http_port, store, key_file, .. } = options;
             let settings = Settings { data, program, http_port, store, key_file, drivers: None };
             let server = Arc::new(Server::start(settings).await?);
@@ -269,7 +314,12 @@ mod tests {
         let keys = whole.lines().filter(known).collect::<Vec<_>>().join("\n");
         let all: HostOptions = toml::from_str(&keys).unwrap();
         assert!(
-            all.store.is_some() && all.key_file.is_some() && all.tls_key.is_some() && all.max_rate.is_some(),
+            all.store.is_some()
+                && all.key_file.is_some()
+                && all.oidc_issuer.is_some()
+                && all.oidc_client_secret_file.is_some()
+                && all.tls_key.is_some()
+                && all.max_rate.is_some(),
             "{keys}"
         );
         assert!(all.max_connections.is_some() && all.listen.is_some() && all.data_dir.is_some(), "{keys}");

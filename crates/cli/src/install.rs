@@ -53,6 +53,14 @@ http-port = 8080
 # encrypted disk. `plimsoll key create` makes one, `plimsoll key change` seals what is there with it.
 #key-file = \"/etc/plimsoll/key\"
 
+# Login by an OpenID Connect provider: its address as its tokens have it, what it knows this control plane as (redirects to
+# any port of 127.0.0.1 must be fine with it), the file with its secret where it has one, the claim that is a user's name here, and the users that administrate the platform.
+#oidc-issuer = \"https://login.example.org\"
+#oidc-client-id = \"plimsoll\"
+#oidc-client-secret-file = \"/etc/plimsoll/oidc-secret\"
+#oidc-user-claim = \"email\"
+#oidc-admins = [\"ada@example.org\"]
+
 # Connections to the API at the same time; further ones wait.
 #max-connections = 4096
 

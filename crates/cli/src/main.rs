@@ -18,6 +18,7 @@ mod get;
 mod host;
 mod install;
 mod key;
+mod login;
 mod logs;
 mod news;
 mod patch;
@@ -105,6 +106,10 @@ enum Command {
     /// Tokens for people and programs
     #[command(subcommand)]
     Token(people::TokenCommand),
+    /// Log in by the provider of a control plane, and keep the token in your settings
+    Login(login::Login),
+    /// End the token of the current context, and forget it
+    Logout(login::Logout),
     /// Who you are and what you may do
     #[command(subcommand)]
     Auth(people::Auth),
@@ -236,6 +241,8 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Delete(delete) => delete.run(),
         Command::Project(project) => project.run(),
         Command::Token(token) => token.run(),
+        Command::Login(login) => login.run(),
+        Command::Logout(logout) => logout.run(),
         Command::Auth(auth) => auth.run(),
         Command::Audit(audit) => audit.run(),
         Command::Diff(diff) => diff.run(),
@@ -342,7 +349,7 @@ mod tests {
                 None => match at.find_subcommand(word) {
                     Some(below) => at = below,
                     None if at.has_subcommands() && !at.get_positionals().any(|_| true) => {
-                        return word.chars().all(|it| it.is_uppercase());
+                        return word.chars().all(char::is_uppercase);
                     }
                     None => {}
                 },

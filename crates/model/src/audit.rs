@@ -68,6 +68,8 @@ pub enum Action {
     Migrate,
     /// Seal all secrets with a new key.
     Rotate,
+    /// Get a token by proving who one is.
+    LogIn,
 }
 
 impl fmt::Display for Action {
@@ -84,6 +86,7 @@ impl fmt::Display for Action {
             Self::Release => "release",
             Self::Migrate => "migrate",
             Self::Rotate => "rotate",
+            Self::LogIn => "log in",
         })
     }
 }

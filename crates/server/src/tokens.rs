@@ -1,12 +1,14 @@
 //! Tokens: made once, shown once, known by their hash.
 
 use std::io;
+use std::net::IpAddr;
 
 use plimsoll_model::access::{Restriction, Verb};
-use plimsoll_model::audit::{Action, AuditEntry, AuditResult};
+use plimsoll_model::audit::{Action, Actor, AuditEntry, AuditResult};
 use plimsoll_model::id::{Digest, ObjectName, UserName};
 use plimsoll_model::kind::TokenSpec;
 use plimsoll_model::object::Timestamp;
+use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::{Attached, Kind as _, Object, ObjectKey, Token};
 use plimsoll_store::{Batch, New, Query, Scope, StoreError};
@@ -15,11 +17,14 @@ use serde::{Deserialize, Serialize};
 use crate::Server;
 use crate::access::{AccessError, Caller};
 use crate::apply::{ApplyError, Terms};
-use crate::data::random_text;
+use crate::data::{random_name, random_text};
 use crate::receipt::Named;
 
 /// What a token begins with, so that tools that look for lost secrets know it.
 pub const TOKEN_PREFIX: &str = "plim_";
+
+/// How long the token of a login lives.
+const LOGIN_LIVES: Span = Span::seconds(12 * 3600);
 
 /// A token that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,32 +102,45 @@ impl Server {
         if let Some(end) = new.expires.filter(|end| *end <= now) {
             return Err(TokenError::Past(end));
         }
-        let text = format!("{TOKEN_PREFIX}{}_{}", new.name, random_text()?);
-        let spec = TokenSpec {
-            hash: Digest::of_bytes(text.as_bytes()),
-            user,
-            admin: new.admin,
-            only: new.only,
-            expires: new.expires,
-            description: new.description,
-        };
-        let uid = format!("token-{}", crate::data::random_name()?).parse().map_err(io::Error::other)?;
-        let token = New::<Token> {
-            uid,
-            key: key.clone(),
-            owner: None,
-            at: now,
-            attached: Attached::default(),
-            spec,
-            operations: (),
-        };
+        let name = new.name.clone();
+        let (token, text) = made(new, user, now)?;
         let batch = Batch::new().create(token).audited(entry(caller, Action::Create, &key, now));
         // Without the text, which is shown once.
         let batch = named.iter().fold(batch, |batch, named| named.receipt(batch, "", now));
         match self.store().commit(&Scope::All, batch).await {
-            Err(StoreError::Conflict { .. }) => Err(TokenError::Exists(new.name)),
-            result => Ok(result.map(|()| Sensitive::new(text))?),
+            Err(StoreError::Conflict { .. }) => Err(TokenError::Exists(name)),
+            result => Ok(result.map(|()| text)?),
         }
+    }
+
+    /// A token for somebody who has proved who they are, its name and its end.
+    ///
+    /// # Errors
+    /// [`TokenError`]; then none was made.
+    pub async fn log_in(
+        &self,
+        user: &UserName,
+        is_administrator: bool,
+        from: Option<IpAddr>,
+    ) -> Result<(ObjectName, Sensitive<String>, Timestamp), TokenError> {
+        let now = self.now();
+        let expires = Timestamp(now.0 + LOGIN_LIVES.millis);
+        let name: ObjectName = format!("login-{}", random_name()?).parse().map_err(io::Error::other)?;
+        let new = NewToken {
+            name: name.clone(),
+            user: None,
+            admin: is_administrator,
+            only: Restriction::default(),
+            expires: Some(expires),
+            description: "made by a login".into(),
+        };
+        let (token, text) = made(new, user.clone(), now)?;
+        let actor = Actor { user: user.clone(), token: None, from };
+        let (kind, object) = (Token::PLURAL.to_owned(), token.key.clone());
+        let entry =
+            AuditEntry { at: now, actor, action: Action::LogIn, kind, object, result: AuditResult::Done };
+        self.store().commit(&Scope::All, Batch::new().create(token).audited(entry)).await?;
+        Ok((name, text, expires))
     }
 
     /// Whether a caller may give out a token: an administrator any; everybody one for themselves; an admin of projects one for
@@ -220,6 +238,29 @@ impl Server {
         }
         Ok(true)
     }
+}
+
+/// A token as it is to be stored, and its text.
+fn made(new: NewToken, user: UserName, now: Timestamp) -> io::Result<(New<Token>, Sensitive<String>)> {
+    let text = format!("{TOKEN_PREFIX}{}_{}", new.name, random_text()?);
+    let spec = TokenSpec {
+        hash: Digest::of_bytes(text.as_bytes()),
+        user,
+        admin: new.admin,
+        only: new.only,
+        expires: new.expires,
+        description: new.description,
+    };
+    let token = New::<Token> {
+        uid: format!("token-{}", random_name()?).parse().map_err(io::Error::other)?,
+        key: ObjectKey::of_installation(new.name),
+        owner: None,
+        at: now,
+        attached: Attached::default(),
+        spec,
+        operations: (),
+    };
+    Ok((token, Sensitive::new(text)))
 }
 
 fn entry(caller: &Caller, action: Action, key: &ObjectKey, at: Timestamp) -> AuditEntry {

@@ -3,6 +3,8 @@
 //! Deliberately absent: pretending. A server that is not installed fails the test that needs it, and says what to install;
 //! `./test` installs all of them.
 
+mod oidc;
 mod postgres;
 
+pub use oidc::Oidc;
 pub use postgres::Postgres;

@@ -10,6 +10,7 @@ mod book;
 mod fields;
 mod keys;
 mod listen;
+mod login;
 mod plane;
 mod router;
 mod talk;
