@@ -116,6 +116,11 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// Whether there is one.
+    pub fn is_used(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Reads its files again. New connections are encrypted with what they say now; those that are there go on.
     ///
     /// # Errors

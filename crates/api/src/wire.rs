@@ -26,11 +26,10 @@ pub(crate) fn sent(resource: &Resource, row: &Row) -> Result<Value, Problem> {
     {
         spec.remove("hash");
     }
-    let mut status = row.status.as_deref().map(json).transpose()?;
-    if resource.plural == App::PLURAL
-        && let Some(status) = &mut status
-    {
-        status["conditions"] = conditions(status, row.meta.generation);
+    let mut status = row.status.as_deref().map(json).transpose()?.unwrap_or_default();
+    if resource.plural == App::PLURAL {
+        // Without conditions others would take it for ready.
+        status["conditions"] = conditions(&status, row.meta.generation);
     }
     Ok(json!({
         "apiVersion": API_VERSION,

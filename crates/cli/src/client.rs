@@ -26,6 +26,12 @@ use crate::transport::{Transport, Trust};
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_mins(1);
 
+/// Times something is read when the server says that it is to be asked again.
+const ATTEMPTS: u32 = 4;
+
+/// How long it may ask to wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// Below it lies everything but the health checks.
 const BASE: &str = "apis/plimsoll.dev/v1";
 
@@ -246,12 +252,18 @@ struct Sent<K: Kind> {
     metadata: Metadata,
     spec: K::Spec,
     operations: K::Operations,
-    status: Option<Observed<K::Status>>,
+    status: Value,
 }
 
-impl<K: Kind> From<Sent<K>> for Object<K> {
-    fn from(sent: Sent<K>) -> Self {
-        Self { meta: sent.metadata, spec: sent.spec, operations: sent.operations, status: sent.status }
+impl<K: Kind> TryFrom<Sent<K>> for Object<K> {
+    type Error = serde_json::Error;
+
+    fn try_from(sent: Sent<K>) -> Result<Self, Self::Error> {
+        // What nobody has observed yet has conditions only.
+        let is_observed = sent.status.get("observedGeneration").is_some();
+        let status =
+            is_observed.then(|| serde_json::from_value::<Observed<K::Status>>(sent.status)).transpose()?;
+        Ok(Self { meta: sent.metadata, spec: sent.spec, operations: sent.operations, status })
     }
 }
 
@@ -314,7 +326,19 @@ impl Client {
     ) -> anyhow::Result<Value> {
         let bearer = self.bearer();
         let headers = [headers, &[("authorization", &bearer)]].concat();
-        answer(&self.transport.ask(method, path, &headers, body, within)?)
+        let mut attempt = 1;
+        loop {
+            let got = self.transport.ask(method, path, &headers, body, within)?;
+            let again = got.headers().get("retry-after").and_then(|it| it.to_str().ok()?.parse().ok());
+            match again {
+                // What only reads may be asked again; that is what the server says.
+                Some(seconds) if method == "GET" && attempt < ATTEMPTS => {
+                    std::thread::park_timeout(Duration::from_secs(seconds).min(LONGEST_PAUSE));
+                    attempt += 1;
+                }
+                _ => return answer(&got),
+            }
+        }
     }
 
     /// An answer that is a text.
@@ -390,6 +414,12 @@ impl Client {
         let from = from.map_or_else(String::new, |version| format!("&resourceVersion={version}"));
         let path = format!("{}?watch=true{from}{query}", Self::collection(project, plural));
         self.copy("GET", path.trim_start_matches(BASE).trim_start_matches('/'), b"", out)
+    }
+
+    /// The version of a collection, from which a watch goes on.
+    pub(crate) fn version_of(&self, project: Option<&ProjectName>, plural: &str) -> anyhow::Result<String> {
+        let page = self.get(&format!("{}?limit=1", Self::collection(project, plural)))?;
+        Ok(page["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned())
     }
 
     /// What of a collection a query selects, page by page.
@@ -644,7 +674,7 @@ impl Client {
 
 /// An App from its JSON.
 pub(crate) fn app_of(value: Value) -> anyhow::Result<Object<App>> {
-    Ok(serde_json::from_value::<Sent<App>>(value)?.into())
+    Ok(serde_json::from_value::<Sent<App>>(value)?.try_into()?)
 }
 
 /// Whether an address is one of this machine, where nobody listens in.

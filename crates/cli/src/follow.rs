@@ -1,6 +1,7 @@
 //! Following Apps on their way: one line for each piece of news.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -182,7 +183,7 @@ fn lines(app: &Object<App>, status: &AppStatus) -> Vec<(String, String, String)>
 }
 
 /// News for people, on standard error: standard output is for data.
-#[expect(clippy::print_stderr, reason = "this is the command line")]
 pub(crate) fn talk(line: &str) {
-    eprintln!("{line}");
+    // Who has closed the terminal needs not be told.
+    writeln!(std::io::stderr(), "{line}").ok();
 }

@@ -1,27 +1,21 @@
 //! `plimsoll get`: objects as tables, JSON, YAML or names.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use plimsoll_api::{EVENTS, Event, INSTANCES, Instance, Origin, Resource};
-use plimsoll_model::id::ObjectName;
+use plimsoll_model::id::{ObjectName, ProjectName};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind as _, Object};
 use serde_json::{Value, json};
 
 use crate::Ended;
 use crate::client::{Client, Where, app_of};
-use crate::follow::talk;
-use crate::news::{Lines, News};
+use crate::news::News;
+use crate::showing::Showing;
 use crate::table::{Table, ago, outcome, state, state_name, text};
 use crate::what::{project_of, resource};
-
-/// Pause before a watch that ended is begun again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// How objects are printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,18 +91,23 @@ impl Get {
         let (resource, name) = self.what()?;
         let client = self.place.client()?;
         if !self.watch {
-            let items = self.items(&client, &resource, name)?.0;
+            let items = self.existing(&client, &resource, name)?.0;
             self.print(&resource, name, &items)?;
         } else if resource.origin == Origin::Derived {
             self.look_again(&client, &resource, name)?;
         } else {
-            self.follow(client, &resource, name)?;
+            Showing::follow(&self, client, &resource, name)?;
         }
         Ok(Ended::Done)
     }
 
     #[expect(clippy::print_stdout, reason = "the objects are this command's data")]
-    fn print(&self, resource: &Resource, name: Option<&str>, items: &[Value]) -> anyhow::Result<()> {
+    pub(crate) fn print(
+        &self,
+        resource: &Resource,
+        name: Option<&str>,
+        items: &[Value],
+    ) -> anyhow::Result<()> {
         print!("{}", self.text(resource, name, items)?);
         Ok(())
     }
@@ -129,97 +128,8 @@ impl Get {
         }
     }
 
-    /// Prints objects, and then each that changes.
-    #[expect(clippy::print_stdout, reason = "the objects are this command's data")]
-    fn follow(&self, mut client: Client, resource: &Resource, name: Option<&str>) -> anyhow::Result<()> {
-        let (items, mut version) = self.items(&client, resource, name)?;
-        let table = self.table(resource, &items)?;
-        let printer = table.map(|table| (table.widths(), table));
-        self.print(resource, name, &items)?;
-        let version_of = |item: &Value| item["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-        let key = |item: &Value| {
-            (text(&item["metadata"]["project"]).to_owned(), text(&item["metadata"]["name"]).to_owned())
-        };
-        let mut shown: BTreeMap<_, _> = items.iter().map(|item| (key(item), version_of(item))).collect();
-        let project = self.place.project();
-        let project = project_of(resource, &project).filter(|_| !self.all_projects);
-        loop {
-            let mut show = |item: &mut Value, is_gone: bool| {
-                let is_other = name.is_some_and(|name| item["metadata"]["name"] != name);
-                if is_other || shown.get(&key(item)) == Some(&version_of(item)) {
-                    return anyhow::Ok(());
-                }
-                if is_gone {
-                    shown.remove(&key(item));
-                    talk(&format!("{} {} was deleted", resource.kind.to_lowercase(), key(item).1));
-                    return Ok(());
-                }
-                shown.insert(key(item), version_of(item));
-                self.tidy(item);
-                let item = std::slice::from_ref(item);
-                match &printer {
-                    Some((widths, _)) => {
-                        print!(
-                            "{}",
-                            self.table(resource, item)?.map(|it| it.rows(widths)).unwrap_or_default()
-                        );
-                        Ok(())
-                    }
-                    None => self.print(resource, Some("one"), item),
-                }
-            };
-            let from = version.clone();
-            let mut lines = Lines::new(|line: &[u8]| {
-                let mut event: Value = serde_json::from_slice(line)?;
-                if let Some(now) = version_of(&event["object"]) {
-                    version = now;
-                }
-                match event["type"].as_str() {
-                    Some("ADDED" | "MODIFIED") => show(&mut event["object"], false).map_err(io::Error::other),
-                    Some("DELETED") => show(&mut event["object"], true).map_err(io::Error::other),
-                    // It is begun again with what is there now.
-                    Some("ERROR") => Err(io::ErrorKind::Interrupted.into()),
-                    _ => Ok(()),
-                }
-            });
-            let query = self.query();
-            // Whatever ends it: the server is being started again, or does not keep the changes since any more.
-            client.watch(project, resource.plural, &query, Some(&from), &mut lines).ok();
-            let (mut items, now);
-            (client, (items, now)) = self.once_again(resource, name)?;
-            version = now;
-            for item in &mut items {
-                show(item, false)?;
-            }
-        }
-    }
-
-    /// A new connection, to wherever the control plane is by now, and what is there.
-    fn once_again(
-        &self,
-        resource: &Resource,
-        name: Option<&str>,
-    ) -> anyhow::Result<(Client, (Vec<Value>, String))> {
-        let mut was_told = false;
-        loop {
-            std::thread::park_timeout(AGAIN);
-            let found = self.place.client().and_then(|client| {
-                let items = self.items(&client, resource, name)?;
-                Ok((client, items))
-            });
-            match found {
-                Err(error) if !was_told => {
-                    talk(&format!("{error:#}; trying again"));
-                    was_told = true;
-                }
-                Err(_) => {}
-                found => return found,
-            }
-        }
-    }
-
     /// Takes away what people do not read unless they ask for it.
-    fn tidy(&self, item: &mut Value) {
+    pub(crate) fn tidy(&self, item: &mut Value) {
         if !self.show_managed_fields
             && let Some(metadata) = item["metadata"].as_object_mut()
         {
@@ -235,23 +145,47 @@ impl Get {
         })
     }
 
-    /// The objects as they are now, and the version from which a watch goes on.
-    fn items(
+    /// The same, where the one that is asked for must be there.
+    pub(crate) fn existing(
         &self,
         client: &Client,
         resource: &Resource,
         name: Option<&str>,
     ) -> anyhow::Result<(Vec<Value>, String)> {
-        let project = self.place.project();
-        let project = project_of(resource, &project).filter(|_| !self.all_projects);
+        let found = self.items(client, resource, name)?;
+        if let (Some(name), true) = (name, found.0.is_empty()) {
+            let (kind, plural) = (resource.kind.to_lowercase(), resource.plural);
+            bail!("there is no {kind} {name}; see `plimsoll get {plural}`");
+        }
+        Ok(found)
+    }
+
+    /// The control plane that is asked.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        self.place.client()
+    }
+
+    /// The project whose objects these are; none for those of the installation or of all projects.
+    pub(crate) fn project(&self, resource: &Resource) -> Option<ProjectName> {
+        project_of(resource, &self.place.project()).filter(|_| !self.all_projects).cloned()
+    }
+
+    /// The objects as they are now, and the version from which a watch goes on.
+    pub(crate) fn items(
+        &self,
+        client: &Client,
+        resource: &Resource,
+        name: Option<&str>,
+    ) -> anyhow::Result<(Vec<Value>, String)> {
+        let project = self.project(resource);
+        let project = project.as_ref();
         if let (Some(name), false) = (name, self.all_projects) {
-            let kind = resource.kind.to_lowercase();
-            let found = client.find(project, resource.plural, name)?;
-            let missing = || format!("there is no {kind} {name}; see `plimsoll get {}`", resource.plural);
-            let mut found = found.with_context(missing)?;
-            self.tidy(&mut found);
-            let version = found["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
-            return Ok((vec![found], version));
+            let version = client.version_of(project, resource.plural)?;
+            let mut found = client.find(project, resource.plural, name)?;
+            if let Some(found) = &mut found {
+                self.tidy(found);
+            }
+            return Ok((found.into_iter().collect(), version));
         }
         let (mut items, version) = client.select_at(project, resource.plural, &self.query())?;
         items.retain(|it| name.is_none_or(|name| it["metadata"]["name"] == name));
@@ -262,7 +196,7 @@ impl Get {
     }
 
     /// What selects, as a part of a query.
-    fn query(&self) -> String {
+    pub(crate) fn query(&self) -> String {
         let mut query = String::new();
         for (parameter, text) in [("labelSelector", &self.selector), ("fieldSelector", &self.field_selector)]
         {
@@ -274,7 +208,7 @@ impl Get {
     }
 
     /// The objects as a table, if that is how they are to be printed.
-    fn table(&self, resource: &Resource, items: &[Value]) -> anyhow::Result<Option<Table>> {
+    pub(crate) fn table(&self, resource: &Resource, items: &[Value]) -> anyhow::Result<Option<Table>> {
         let is_wide = match &self.output {
             Output::Table => false,
             Output::Wide => true,

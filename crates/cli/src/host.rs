@@ -176,7 +176,7 @@ impl ServerCommand {
         let file = self.config.as_deref().map(HostOptions::read).transpose()?.unwrap_or_default();
         let options = self.options.or(file);
         let data = self.place.local().data_or(options.data_dir.clone())?;
-        let host = Host::start(data.clone(), options)?;
+        let host = Host::start(data.clone(), options, true)?;
         talk(&format!("serving {}; the admin token is in {}/admin.token", data.display(), data.display()));
         match host.endpoint.fingerprint {
             None => talk(&format!("the API listens on http://{}", host.endpoint.address)),
@@ -205,8 +205,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Takes a data directory and serves it.
-    pub(crate) fn start(data: PathBuf, options: HostOptions) -> anyhow::Result<Self> {
+    /// Takes a data directory and serves it. A service reads its certificate again when its terminal hangs up.
+    fn start(data: PathBuf, options: HostOptions, is_service: bool) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program cannot find itself")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let interrupts = Arc::new(AtomicU32::new(0));
@@ -215,7 +215,6 @@ impl Host {
             // From here on an interrupt is counted and waited for, not an end.
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            let mut reload = signal(SignalKind::hangup())?;
             let listen = options.listen()?;
             let HostOptions { http_port, store, key_file, .. } = options;
             let settings = Settings { data, program, http_port, store, key_file, drivers: None };
@@ -228,14 +227,18 @@ impl Host {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
-                        _ = reload.recv() => {
-                            renew(&certificate);
-                            continue;
-                        }
                     }
                     counted.fetch_add(1, Ordering::Relaxed);
                 }
             });
+            if is_service && certificate.is_used() {
+                let mut reload = signal(SignalKind::hangup())?;
+                tokio::spawn(async move {
+                    while reload.recv().await.is_some() {
+                        renew(&certificate);
+                    }
+                });
+            }
             tokio::spawn(tell_service_manager());
             anyhow::Ok((server, endpoint, end, serving))
         })?;
@@ -244,7 +247,7 @@ impl Host {
 
     /// [`Host::start`], unless another process serves the directory already.
     pub(crate) fn start_unless_owned(data: PathBuf, options: HostOptions) -> anyhow::Result<Option<Self>> {
-        match Self::start(data, options) {
+        match Self::start(data, options, false) {
             Ok(host) => Ok(Some(host)),
             Err(error) => match error.downcast_ref::<StartError>() {
                 Some(StartError::Data(DataError::Owned { .. })) => Ok(None),

@@ -24,6 +24,7 @@ mod news;
 mod patch;
 mod people;
 mod plan;
+mod showing;
 mod sim;
 mod source;
 mod table;

@@ -64,7 +64,10 @@ impl News {
             while wake(&sender).is_ok() {
                 let mut lines = Lines::new(|_: &[u8]| wake(&sender));
                 // Whatever ends it: it is begun again, and until then somebody looks without being woken.
-                client.watch(project.as_ref(), plural, "", None, &mut lines).ok();
+                let from = client.version_of(project.as_ref(), plural);
+                let watched =
+                    from.and_then(|from| client.watch(project.as_ref(), plural, "", Some(&from), &mut lines));
+                drop(watched);
                 std::thread::park_timeout(AGAIN);
             }
         });
@@ -74,6 +77,8 @@ impl News {
     /// Waits until there is news, or until it is time to look without any, or until `stop` says so.
     pub(crate) fn wait(&self, stop: impl Fn() -> bool) {
         let until = Instant::now() + LOOK;
+        // Where much changes, one look is for all of it.
+        std::thread::park_timeout(ASK);
         while !stop() && Instant::now() < until {
             match self.received.recv_timeout(ASK) {
                 Err(RecvTimeoutError::Timeout) => {}

@@ -179,7 +179,7 @@ impl WaitCommand {
         let until = Instant::now() + Duration::from_millis(self.timeout.millis);
         let news = News::of(&client, app.project.as_ref(), App::PLURAL)?;
         let is_late = || Instant::now() >= until;
-        while client.find_app(&app)?.is_some() {
+        while client.find(app.project.as_ref(), App::PLURAL, app.name.as_str())?.is_some() {
             if is_late() {
                 return Ok(Ended::TimedOut);
             }

@@ -158,7 +158,7 @@ pub enum Reason {
     RouteTaken {
         /// Host and path.
         route: String,
-        /// The App that has it, if it is one of the same project: others need not know.
+        /// The App that has it, or its tombstone, if it is one of the same project: others need not know.
         by: Option<ObjectName>,
     },
     /// The declared revision was rejected.
@@ -274,6 +274,9 @@ impl Reason {
                 )
             }
             Self::StepFailed { scope, .. } => format!("see whether {scope} is up"),
+            Self::RouteTaken { by: Some(by), .. } if is_tombstone(by) => {
+                format!("see plimsoll get tombstones/{by}: the route is free once its target answers")
+            }
             Self::RouteTaken { by: Some(by), .. } => format!("change the route here or in app {by}"),
             Self::RouteTaken { by: None, .. } => "change the route".into(),
             Self::Rejected { rejection, .. } => {
@@ -284,6 +287,11 @@ impl Reason {
             Self::OnHold => "see what would be done, and let it be done: plimsoll backup release".into(),
         }
     }
+}
+
+/// Whether a name is a tombstone's: names of Apps have no dots.
+fn is_tombstone(name: &ObjectName) -> bool {
+    name.as_str().contains('.')
 }
 
 impl fmt::Display for Reason {
@@ -315,6 +323,9 @@ impl fmt::Display for Reason {
             Self::RuntimeMissing { target, runtime } => write!(f, "target {target} has no runtime {runtime}"),
             Self::Unreachable { scope } => write!(f, "{scope} does not answer"),
             Self::StepFailed { scope, error } => write!(f, "{scope} failed a step: {error}"),
+            Self::RouteTaken { route, by: Some(by) } if is_tombstone(by) => {
+                write!(f, "route {route} may still lead to an app that was given up, tombstone {by}")
+            }
             Self::RouteTaken { route, by: Some(by) } => {
                 write!(f, "route {route} belongs to app {by}, which is older")
             }

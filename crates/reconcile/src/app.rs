@@ -18,7 +18,7 @@ use plimsoll_plan::{Course, Decision, Input, decide};
 use plimsoll_store::{Scope, Store, StoreError};
 
 use crate::drivers::Drivers;
-use crate::execute::{self, Failure, Opener};
+use crate::execute::{self, Failure, Opened, Opener};
 use crate::record;
 use crate::surroundings;
 
@@ -208,8 +208,10 @@ impl AppReconciler {
         plan: &Plan,
         steps: &[plimsoll_model::step::Step],
     ) -> Result<Vec<Failure>, StoreError> {
-        let Some(secrets) = execute::open_secrets(&self.store, &*self.opener, key, steps).await? else {
-            return Ok(Vec::new());
+        let secrets = match execute::open_secrets(&self.store, &*self.opener, key, steps).await? {
+            Opened::All(secrets) => secrets,
+            Opened::Changed => return Ok(Vec::new()),
+            Opened::Closed(failure) => return Ok(vec![failure]),
         };
         let identity = (&self.identity.installation, self.identity.epoch);
         Ok(execute::run(&self.drivers, identity, plan, steps, &secrets, self.settings.parallel).await)

@@ -77,27 +77,44 @@ async fn one(
     driver.execute(step, &plan.fence(installation, epoch, &scope), secrets).await
 }
 
-/// The values of every secret that the steps need. A secret that changed since the plan was made is left
-/// out: its step fails, and the next pass plans with the new version.
+/// What became of the secrets that steps need.
+pub(crate) enum Opened {
+    /// Their values.
+    All(SecretValues),
+    /// One has changed since the plan was made: the next pass plans with the new version.
+    Changed,
+    /// What was sealed is not opened by any key that is here.
+    Closed(Failure),
+}
+
+/// The values of every secret that the steps need.
 pub(crate) async fn open_secrets(
     store: &Store,
     opener: &dyn Opener,
     app: &ObjectKey,
     steps: &[Step],
-) -> Result<Option<SecretValues>, StoreError> {
+) -> Result<Opened, StoreError> {
     let mut values = SecretValues::new();
-    for (secret, version) in steps.iter().flat_map(needed) {
-        let key = app.sibling(secret.name.clone());
-        let stored = store.get::<Secret>(&plimsoll_store::Scope::All, &key).await?;
-        let sealed = stored
-            .filter(|it| it.meta.generation == version)
-            .and_then(|it| it.spec.data.get(&secret.key).and_then(|sealed| opener.open(sealed)));
-        match sealed {
-            Some(value) => values.insert(secret.clone(), value),
-            None => return Ok(None),
-        };
+    for step in steps {
+        for (secret, version) in needed(step) {
+            let key = app.sibling(secret.name.clone());
+            let stored = store.get::<Secret>(&plimsoll_store::Scope::All, &key).await?;
+            let stored = stored.filter(|it| it.meta.generation == version);
+            let Some(sealed) = stored.as_ref().and_then(|it| it.spec.data.get(&secret.key)) else {
+                return Ok(Opened::Changed);
+            };
+            let Some(value) = opener.open(sealed) else {
+                let text =
+                    format!("secret {secret} cannot be opened with the keys that are here: set it anew");
+                return Ok(Opened::Closed(Failure {
+                    scope: step.scope(),
+                    error: DriverError::Terminal(text),
+                }));
+            };
+            values.insert(secret.clone(), value);
+        }
     }
-    Ok(Some(values))
+    Ok(Opened::All(values))
 }
 
 fn needed(step: &Step) -> Vec<(&SecretRef, plimsoll_model::Generation)> {

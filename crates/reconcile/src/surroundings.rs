@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use plimsoll_model::app::EnvValue;
-use plimsoll_model::id::{ComponentName, Digest, ObjectName, PlanNo, RevisionNo, TargetName};
-use plimsoll_model::kind::{AppRevisions, Claim};
+use plimsoll_model::id::{ComponentName, Digest, ObjectName, PlanNo, RevisionNo, TargetName, Uid};
+use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec};
 use plimsoll_model::operations::Power;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::step::Plan;
@@ -59,9 +59,16 @@ pub(crate) async fn current_plan(store: &Store, app: &Object<App>) -> Result<Opt
 /// Name of one of an App's records. It holds the App's identity, not only its name: records of an earlier App
 /// of the same name can never be in the way.
 pub(crate) fn record_name(app: &Metadata, what: impl fmt::Display) -> ObjectName {
-    let identity = Digest::of_json(&app.uid).short();
-    format!("{}.{}.{what}", app.key.name, &identity[..6]).parse().expect("names and a number form a name")
+    record_of(&app.uid, &app.key.name, what)
 }
+
+fn record_of(app: &Uid, name: &ObjectName, what: impl fmt::Display) -> ObjectName {
+    let identity = Digest::of_json(app).short();
+    format!("{name}.{}.{what}", &identity[..6]).parse().expect("names and a number form a name")
+}
+
+/// What the name of a tombstone ends with.
+pub(crate) const GONE: &str = "gone";
 
 pub(crate) fn plan_name(app: &Metadata, no: PlanNo) -> ObjectName {
     record_name(app, format_args!("p{no}"))
@@ -246,9 +253,14 @@ async fn taken(
         let key = ObjectKey::of_installation(route_claim(target, host, path));
         let claim = store.get::<Claim>(&Scope::All, &key).await?;
         if let Some(claim) = claim.filter(|claim| claim.spec.app != app.meta.uid) {
+            let owner = store.get::<App>(&Scope::All, &claim.spec.key).await?;
+            let is_there = owner.is_some_and(|owner| owner.meta.uid == claim.spec.app);
+            let ClaimSpec { app: uid, key } = claim.spec;
+            // What was given up holds its routes by its tombstone.
+            let name = if is_there { key.name } else { record_of(&uid, &key.name, GONE) };
             // Whose it is, other projects need not know.
-            let is_own = claim.spec.key.project == app.meta.key.project;
-            taken.insert((host.to_owned(), path.to_owned()), is_own.then_some(claim.spec.key.name));
+            let is_own = key.project == app.meta.key.project;
+            taken.insert((host.to_owned(), path.to_owned()), is_own.then_some(name));
         }
     }
     Ok(taken)

@@ -15,7 +15,7 @@ use crate::app::Identity;
 use crate::drivers::Drivers;
 use crate::orphans::{LastWord, SweepError};
 use crate::record;
-use crate::surroundings::record_name;
+use crate::surroundings::{GONE, record_name};
 
 /// What gives an App up though something of it does not answer; `None` when everything does, and nothing needs to be.
 ///
@@ -48,7 +48,7 @@ pub async fn abandon(
     };
     let batch = record::without(store, app).await?.create(New::<Tombstone> {
         uid: record::child_uid(&app.meta.uid, "tombstone"),
-        key: app.meta.key.sibling(record_name(&app.meta, format_args!("gone"))),
+        key: app.meta.key.sibling(record_name(&app.meta, GONE)),
         owner: None,
         at,
         attached: Attached::default(),
@@ -99,9 +99,11 @@ impl Tombstones {
         }
         for tombstone in self.store.list::<Tombstone>(&StoreScope::All, &Query::default()).await? {
             let mut is_gone = true;
-            for target in &tombstone.spec.targets {
-                // Whatever keeps one target from it: the others are told all the same.
-                let answer = self.is_gone_from(&tombstone.spec, target).await.ok();
+            let router = |target: &TargetName| Scope::Router(target.clone());
+            let scopes = tombstone.spec.targets.iter().flat_map(|it| [router(it), Scope::Node(it.clone())]);
+            for scope in scopes {
+                // Whatever keeps one of them from it: the others are told all the same.
+                let answer = self.is_gone_from(&tombstone.spec, &scope).await.ok();
                 is_busy |= answer == Some(false);
                 is_gone &= answer == Some(true);
             }
@@ -113,33 +115,27 @@ impl Tombstones {
         Ok(is_busy)
     }
 
-    /// Tells a target; true once nothing is left there, and nothing can come any more.
-    async fn is_gone_from(&self, spec: &TombstoneSpec, target: &TargetName) -> Result<bool, DriverError> {
+    /// Tells a node or a router; true once nothing is left there, and nothing can come any more.
+    async fn is_gone_from(&self, spec: &TombstoneSpec, scope: &Scope) -> Result<bool, DriverError> {
         let word = LastWord { identity: &self.identity, app: &spec.app, key: &spec.key };
-        let mut is_gone = true;
-        for scope in [Scope::Router(target.clone()), Scope::Node(target.clone())] {
-            let driver = self.drivers.get(&scope);
-            let driver = driver.ok_or_else(|| DriverError::Transient(format!("nobody serves {scope}")))?;
-            match driver.observe(&spec.app).await? {
-                Sighting::Router(view) if view.closed => {}
-                Sighting::Router(view) => {
-                    word.say(&**driver, target, None, Action::Withdraw, view.effects).await?;
-                    is_gone = false;
-                }
-                Sighting::Node(view) if view.closed && view.instances.is_empty() => {}
-                Sighting::Node(view) if view.instances.is_empty() => {
-                    word.say(&**driver, target, None, Action::Close, view.effects).await?;
-                    is_gone = false;
-                }
-                Sighting::Node(view) => {
-                    for instance in view.instances.keys() {
-                        // Each has its own effect: the next look brings the next one.
-                        word.end(&**driver, target, &view, instance).await?;
-                    }
-                    is_gone = false;
+        let (Scope::Node(target) | Scope::Router(target)) = scope;
+        let driver = self.drivers.get(scope);
+        let driver = driver.ok_or_else(|| DriverError::Transient(format!("nobody serves {scope}")))?;
+        match driver.observe(&spec.app).await? {
+            Sighting::Router(view) if view.closed => return Ok(true),
+            Sighting::Router(view) => {
+                word.say(&**driver, target, None, Action::Withdraw, view.effects).await?;
+            }
+            Sighting::Node(view) if view.closed && view.instances.is_empty() => return Ok(true),
+            Sighting::Node(view) if view.instances.is_empty() => {
+                word.say(&**driver, target, None, Action::Close, view.effects).await?;
+            }
+            Sighting::Node(view) => {
+                for instance in view.instances.keys() {
+                    word.end(&**driver, target, &view, instance).await?;
                 }
             }
         }
-        Ok(is_gone)
+        Ok(false)
     }
 }

@@ -67,6 +67,14 @@ impl Server {
     /// # Errors
     /// [`ApplyError`].
     pub async fn forget(&self, caller: &Caller, key: &ObjectKey, terms: &Terms) -> Result<(), ApplyError> {
+        let done = self.try_forget(caller, key, terms).await;
+        if let (Err(error), false) = (&done, terms.dry_run) {
+            self.note_refusal(caller, Action::Delete, Tombstone::PLURAL, key, error).await;
+        }
+        done
+    }
+
+    async fn try_forget(&self, caller: &Caller, key: &ObjectKey, terms: &Terms) -> Result<(), ApplyError> {
         caller.platform("forget what may still run somewhere")?;
         let failed = |source| ApplyError::Store { kind: Tombstone::NAME, key: key.clone(), source };
         let tombstone = self.store().get::<Tombstone>(&Scope::All, key).await.map_err(failed)?;

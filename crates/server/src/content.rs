@@ -68,7 +68,10 @@ pub(crate) async fn collect(store: &Store, content: &Path) -> Result<(), Collect
 }
 
 /// Shows every object of a kind, a page at a time: there may be many.
-async fn each<K: Kind>(store: &Store, mut show: impl FnMut(&Object<K>)) -> Result<(), StoreError> {
+pub(crate) async fn each<K: Kind>(
+    store: &Store,
+    mut show: impl FnMut(&Object<K>) + Send,
+) -> Result<(), StoreError> {
     let mut query = Query { limit: PAGE, ..Query::default() };
     loop {
         let (objects, is_more, _) = store.page::<K>(&Scope::All, &query).await?;

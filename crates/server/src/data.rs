@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::keyring::{DataKeys, KeyError, Keyring};
+use crate::keyring::{DataKeys, KeyError, Keyring, RestoreKey};
 use crate::seal::KeyId;
 
 const IDENTITY: &str = "installation.json";
@@ -101,6 +101,12 @@ pub enum DataError {
         /// Whose the backup is.
         other: InstallationId,
     },
+    /// There is none.
+    #[error("{} holds no installation", path.display())]
+    Nothing {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Its secrets cannot be opened.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -129,10 +135,14 @@ impl DataDirectory {
         };
         let identity = match read_whole::<Identity>(&path, IDENTITY).map_err(fail(IDENTITY))? {
             Some(Identity { state: State::Restoring, .. }) => return Err(DataError::HalfRestored { path }),
+            known => known,
+        };
+        // A key first: an installation without one would never get one.
+        let keyring = Arc::new(Keyring::open(&path, key_file, identity.is_none())?);
+        let identity = match identity {
             Some(identity) => identity,
             None => Self::found(&path).map_err(fail(""))?,
         };
-        let keyring = Arc::new(Keyring::open(&path, key_file)?);
         Ok(Self { path, identity, keyring, _lock: lock })
     }
 
@@ -158,6 +168,7 @@ impl DataDirectory {
         {
             return Err(DataError::OtherInstallation { own: own.clone(), other: installation.clone(), path });
         }
+        let key_file = RestoreKey::find(&path, key_file)?;
         let epoch = Epoch(before.map_or(epoch, |it| it.epoch.max(epoch)).0 + 1);
         let identity = Identity { installation: installation.clone(), epoch, state: State::Restoring };
         write_durably(&path, IDENTITY, &identity).map_err(fail(IDENTITY))?;
@@ -170,8 +181,15 @@ impl DataDirectory {
     /// # Errors
     /// [`DataError`]; the file before is still the right one then.
     pub fn change_key_file(path: &Path, key_file: Option<&Path>, to: &Path) -> Result<KeyId, DataError> {
+        if !path.join(IDENTITY).exists() {
+            return Err(DataError::Nothing { path: path.to_owned() });
+        }
         let (path, _lock) = Self::own(path)?;
-        Ok(Keyring::change(&path, key_file, to)?)
+        let fail = |source| DataError::Io { path: path.join(IDENTITY), source };
+        match read_whole::<Identity>(&path, IDENTITY).map_err(fail)? {
+            Some(Identity { state: State::Restoring, .. }) => Err(DataError::HalfRestored { path }),
+            _ => Ok(Keyring::change(&path, key_file, to)?),
+        }
     }
 
     /// Everything is restored, and on hold.

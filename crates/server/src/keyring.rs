@@ -57,8 +57,11 @@ pub enum KeyError {
     /// Everybody may read it.
     #[error("everybody on this machine may read {}: chmod 600 {}", .0.display(), .0.display())]
     Open(PathBuf),
+    /// There are none, where there must be some.
+    #[error("{} is missing, and nothing else opens the secrets here: take it from a copy, or restore a backup", .0.display())]
+    NoRing(PathBuf),
     /// The data keys do not open though their key file is the right one.
-    #[error("{} is damaged: take it from a backup", .0.display())]
+    #[error("{} is damaged: take it from a copy, or restore a backup", .0.display())]
     Damaged(PathBuf),
     /// It cannot be read or written.
     #[error("{} cannot be used", path.display())]
@@ -159,57 +162,81 @@ pub(crate) struct Keyring {
 
 impl Keyring {
     /// Opens the data keys of an installation, or makes one for it if it is new.
-    pub(crate) fn open(directory: &Path, given: Option<&Path>) -> Result<Self, KeyError> {
+    ///
+    /// # Errors
+    /// [`KeyError`]; no key was lost then.
+    pub(crate) fn open(directory: &Path, given: Option<&Path>, is_new: bool) -> Result<Self, KeyError> {
         let fail = |source| KeyError::Io { path: directory.join(RING), source };
-        let (file, keys) = if let Some(ring) = read_whole::<Ring>(directory, RING).map_err(fail)? {
-            unlock(directory, given, &ring)?
-        } else {
-            let file = key_file(directory, given)?;
-            let keys = match before(directory)? {
-                Some(key) => DataKeys(vec![key]),
-                None => DataKeys::generate().map_err(fail)?,
-            };
-            keys.write(directory, &file).map_err(fail)?;
-            (file, keys)
+        let earlier = before(directory)?;
+        let (file, mut keys) = match read_whole::<Ring>(directory, RING).map_err(fail)? {
+            Some(ring) => unlock(directory, given, &ring)?,
+            None if is_new || earlier.is_some() => (key_file(directory, given)?, DataKeys::default()),
+            None => return Err(KeyError::NoRing(directory.join(RING))),
         };
-        forget_before(directory, &keys)?;
-        Ok(Self { directory: directory.to_owned(), file, keys: RwLock::new(keys), sealing: Gate::default() })
+        let is_known = |key: &Key| keys.0.iter().any(|it| it.id() == key.id());
+        if let Some(earlier) = earlier.filter(|it| !is_known(it)) {
+            // An installation that went back to version 0.1 and came forward again has both.
+            keys.0.insert(0, earlier);
+            keys.write(directory, &file).map_err(fail)?;
+        }
+        if keys.0.is_empty() {
+            keys = DataKeys::generate().map_err(fail)?;
+            keys.write(directory, &file).map_err(fail)?;
+        }
+        Ok(Self::of(directory, file, keys))
     }
 
-    /// Puts the data keys of a backup in the place of those that are there, which are kept beside under another name.
+    fn of(directory: &Path, file: Key, keys: DataKeys) -> Self {
+        Self { directory: directory.to_owned(), file, keys: RwLock::new(keys), sealing: Gate::default() }
+    }
+
+    /// Removes the one key of version 0.1, which is a data key by now. To be called once there is no way back to that version.
+    pub(crate) fn forget_before(&self) -> Result<(), KeyError> {
+        match before(&self.directory)? {
+            Some(key) if self.all().0.iter().any(|it| it.id() == key.id()) => {
+                let path = self.directory.join(BEFORE);
+                std::fs::remove_file(&path).map_err(|source| KeyError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the data keys of a backup in the place of those that are there, which are kept beside under another name. Nobody
+    /// needs to be able to open those.
     pub(crate) fn replace(
         directory: &Path,
-        given: Option<&Path>,
+        file: RestoreKey,
         keys: DataKeys,
         kept: &str,
     ) -> Result<Self, KeyError> {
         let fail = |source| KeyError::Io { path: directory.join(RING), source };
-        let file = match read_whole::<Ring>(directory, RING).map_err(fail)? {
-            Some(ring) => unlock(directory, given, &ring)?.0,
-            None => key_file(directory, given)?,
-        };
+        let earlier = before(directory).ok().flatten();
+        let is_known = |key: &Key| keys.0.iter().any(|it| it.id() == key.id());
+        if earlier.is_some_and(|it| is_known(&it)) {
+            // It must not lie about in the clear beside the ring that has it.
+            std::fs::remove_file(directory.join(BEFORE)).map_err(fail)?;
+        }
         for name in [RING, BEFORE] {
             match std::fs::rename(directory.join(name), directory.join(format!("{name}.{kept}"))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
                 _ => {}
             }
         }
-        keys.write(directory, &file).map_err(fail)?;
-        Ok(Self { directory: directory.to_owned(), file, keys: RwLock::new(keys), sealing: Gate::default() })
+        keys.write(directory, &file.0).map_err(fail)?;
+        Ok(Self::of(directory, file.0, keys))
     }
 
-    /// Seals the data keys with another key file. The file before is not needed any more then; the installation's own is
-    /// removed.
+    /// Seals the data keys with another key file. The installation's own is removed, unless it is that one.
     pub(crate) fn change(directory: &Path, given: Option<&Path>, to: &Path) -> Result<KeyId, KeyError> {
-        let ring = Self::open(directory, given)?;
+        let ring = Self::open(directory, given, false)?;
         let file = read_key(to)?;
         let fail = |path: PathBuf| |source| KeyError::Io { path, source };
         ring.all().write(directory, &file).map_err(fail(directory.join(RING)))?;
         let own = directory.join(OWN);
-        match std::fs::remove_file(&own) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(own)(error)),
-            _ => Ok(file.id().clone()),
+        if own.exists() && read_key(&own).is_ok_and(|own| own.id() != file.id()) {
+            std::fs::remove_file(&own).map_err(fail(own))?;
         }
+        Ok(file.id().clone())
     }
 
     /// All data keys.
@@ -282,9 +309,14 @@ pub fn create_key_file(path: &Path) -> Result<KeyId, KeyError> {
 fn make(path: &Path) -> Result<Key, KeyError> {
     let make = || {
         let key = Key::generate()?;
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
-        writeln!(file, "{}", key.text().expose())?;
-        file.sync_all()?;
+        // It gets its name when it is whole, and never takes the place of another one.
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+        let written = writeln!(file, "{}", key.text().expose()).and_then(|()| file.sync_all());
+        let named = written.and_then(|()| std::fs::hard_link(&draft, path));
+        std::fs::remove_file(&draft)?;
+        named?;
         if let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
             File::open(directory)?.sync_all()?;
         }
@@ -346,14 +378,20 @@ fn before(directory: &Path) -> Result<Option<Key>, KeyError> {
     }
 }
 
-/// Removes the one key of versions before 0.2 once it is a data key.
-fn forget_before(directory: &Path, keys: &DataKeys) -> Result<(), KeyError> {
-    match before(directory)? {
-        Some(key) if keys.0.iter().any(|it| it.id() == key.id()) => {
-            let path = directory.join(BEFORE);
-            std::fs::remove_file(&path).map_err(|source| KeyError::Io { path, source })
+/// The key file by which what is restored will be sealed.
+pub(crate) struct RestoreKey(Key);
+
+impl RestoreKey {
+    /// The given file, or the directory's own, which is made if there is none. What is restored over needs not be opened.
+    ///
+    /// # Errors
+    /// [`KeyError::Elsewhere`] if the installation has one that is not here, and none was given.
+    pub(crate) fn find(directory: &Path, given: Option<&Path>) -> Result<Self, KeyError> {
+        let known = read_whole::<Ring>(directory, RING).ok().flatten();
+        match (given, known) {
+            (None, Some(ring)) if !directory.join(OWN).exists() => Err(KeyError::Elsewhere(ring.key_file)),
+            _ => key_file(directory, given).map(Self),
         }
-        _ => Ok(()),
     }
 }
 
@@ -372,7 +410,7 @@ mod tests {
     #[test]
     fn values_outlive_a_rotation_and_older_keys_do_not() {
         let directory = tempfile::tempdir().unwrap();
-        let ring = Keyring::open(directory.path(), None).unwrap();
+        let ring = Keyring::open(directory.path(), None, true).unwrap();
         let old = ring.seal(&value("hunter2")).unwrap();
         ring.add().unwrap();
         assert_eq!(opened(&ring, &old).as_deref(), Some("hunter2"));
@@ -380,7 +418,7 @@ mod tests {
         assert_eq!(ring.seal_anew(&new).unwrap(), Some(new.clone()), "it is sealed with the newest key");
         ring.forget_older().unwrap();
         drop(ring);
-        let ring = Keyring::open(directory.path(), None).unwrap();
+        let ring = Keyring::open(directory.path(), None, true).unwrap();
         assert_eq!(opened(&ring, &new).as_deref(), Some("hunter2"));
         assert_eq!(opened(&ring, &old), None);
     }
@@ -391,16 +429,16 @@ mod tests {
         let (first, second) = (elsewhere.path().join("1"), elsewhere.path().join("2"));
         let id = create_key_file(&first).unwrap();
         create_key_file(&second).unwrap();
-        let sealed = Keyring::open(directory.path(), None).unwrap().seal(&value("hunter2")).unwrap();
+        let sealed = Keyring::open(directory.path(), None, true).unwrap().seal(&value("hunter2")).unwrap();
         assert_eq!(Keyring::change(directory.path(), None, &first).unwrap(), id);
         assert!(!directory.path().join(OWN).exists());
-        let refused = |given: Option<&Path>| Keyring::open(directory.path(), given).err().unwrap();
+        let refused = |given: Option<&Path>| Keyring::open(directory.path(), given, false).err().unwrap();
         assert!(matches!(refused(None), KeyError::Elsewhere(it) if it == id));
         assert!(matches!(refused(Some(&second)), KeyError::Other { needed, .. } if needed == id));
         assert!(matches!(refused(Some(&elsewhere.path().join("3"))), KeyError::NoFile(_)));
         std::fs::set_permissions(&second, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         assert!(matches!(refused(Some(&second)), KeyError::Open(_)));
-        let ring = Keyring::open(directory.path(), Some(&first)).unwrap();
+        let ring = Keyring::open(directory.path(), Some(&first), false).unwrap();
         assert_eq!(opened(&ring, &sealed).as_deref(), Some("hunter2"));
     }
 
@@ -410,10 +448,54 @@ mod tests {
         std::fs::write(directory.path().join(BEFORE), [7; 32]).unwrap();
         let sealed =
             Sealed(format!("{PREFIX}{}", Key::from_bytes(&[7; 32]).unwrap().seal("hunter2").unwrap()));
+        let open = || Keyring::open(directory.path(), None, false).unwrap();
         for _ in 0..2 {
-            let ring = Keyring::open(directory.path(), None).unwrap();
-            assert_eq!(opened(&ring, &sealed).as_deref(), Some("hunter2"));
-            assert!(!directory.path().join(BEFORE).exists(), "it must not lie about in the clear");
+            assert_eq!(opened(&open(), &sealed).as_deref(), Some("hunter2"));
+            assert!(directory.path().join(BEFORE).exists(), "until there is no way back");
         }
+        open().forget_before().unwrap();
+        assert!(!directory.path().join(BEFORE).exists(), "it must not lie about in the clear");
+        assert_eq!(opened(&open(), &sealed).as_deref(), Some("hunter2"));
+        // Who went back to that version, and restored what it had, comes forward with its key once more.
+        let ring = open();
+        ring.add().unwrap();
+        ring.forget_older().unwrap();
+        let newer = ring.seal(&value("hunter3")).unwrap();
+        std::fs::write(directory.path().join(BEFORE), [7; 32]).unwrap();
+        assert_eq!(opened(&open(), &sealed).as_deref(), Some("hunter2"));
+        assert_eq!(opened(&open(), &newer).as_deref(), Some("hunter3"));
+    }
+
+    #[test]
+    fn no_key_is_made_where_there_must_be_one_and_none_is_removed_that_is_needed() {
+        let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = directory.path();
+        assert!(matches!(Keyring::open(path, None, false), Err(KeyError::NoRing(_))));
+        let sealed = Keyring::open(path, None, true).unwrap().seal(&value("hunter2")).unwrap();
+        let (far, own) = (elsewhere.path().join("key"), path.join(OWN));
+        create_key_file(&far).unwrap();
+        Keyring::change(path, None, &far).unwrap();
+        assert!(!own.exists());
+        assert!(matches!(RestoreKey::find(path, None), Err(KeyError::Elsewhere(_))));
+        // And back to a file of its own, by whatever name.
+        create_key_file(&own).unwrap();
+        Keyring::change(path, Some(&far), &own).unwrap();
+        assert!(own.exists());
+        Keyring::change(
+            path,
+            None,
+            &elsewhere.path().join("../").join(elsewhere.path().file_name().unwrap()).join("key"),
+        )
+        .unwrap();
+        std::fs::copy(&far, &own).unwrap();
+        Keyring::change(path, Some(&far), &own).unwrap();
+        assert_eq!(opened(&Keyring::open(path, None, false).unwrap(), &sealed).as_deref(), Some("hunter2"));
+        // A restore needs nothing of what it is made over.
+        std::fs::write(path.join(RING), "{").unwrap();
+        std::fs::remove_file(&own).unwrap();
+        let file = RestoreKey::find(path, None).unwrap();
+        Keyring::replace(path, file, DataKeys::generate().unwrap(), "before-2").unwrap();
+        assert_eq!(std::fs::read(path.join("keyring.json.before-2")).unwrap(), b"{");
+        assert!(Keyring::open(path, None, false).is_ok());
     }
 }

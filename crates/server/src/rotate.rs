@@ -2,13 +2,14 @@
 
 use plimsoll_model::audit::Action;
 use plimsoll_model::kind::SecretSpec;
-use plimsoll_model::{Object, ObjectKey, Secret};
+use plimsoll_model::{Object, Secret};
+use plimsoll_reconcile::Opener as _;
 use plimsoll_store::{Batch, Query, Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::Server;
 use crate::access::Caller;
-use crate::content::PAGE;
+use crate::content::{PAGE, each};
 use crate::seal::KeyId;
 
 /// What was sealed anew.
@@ -30,9 +31,9 @@ pub enum RotateError {
     /// The keys cannot be written down.
     #[error("the keys cannot be written")]
     Io(#[from] std::io::Error),
-    /// A value does not open: it was sealed with a key that is not here.
-    #[error("a value of secret {0} cannot be opened: set it anew, then rotate again")]
-    Lost(ObjectKey),
+    /// Values do not open: they were sealed with a key that is not here.
+    #[error("these secrets have values that cannot be opened; set them anew, then rotate again: {0}")]
+    Lost(String),
 }
 
 impl Server {
@@ -44,10 +45,15 @@ impl Server {
     pub async fn rotate(&self, caller: &Caller) -> Result<Rotated, RotateError> {
         // A backup has values of one moment and keys of another: both kinds of keys must be in it.
         let _tidying = self.tidying.lock().await;
-        self.note(caller, Action::Rotate).await?;
-        let key = self.keyring().add()?;
-        // What was sealed before is written from here on, and found below.
-        drop(self.keyring().sealed().await);
+        self.all_open().await?;
+        let key = {
+            let _alone = self.keyring().sealed().await;
+            let key = self.keyring().add()?;
+            // The writer takes batches in their order: what was sealed before, even by whoever has gone away since, is in the
+            // store when this is, and is found below.
+            self.note(caller, Action::Rotate).await?;
+            key
+        };
         let (mut secrets, mut query) = (0, Query { limit: PAGE, ..Query::default() });
         loop {
             let (page, is_more, _) = self.store().page::<Secret>(&Scope::All, &query).await?;
@@ -63,6 +69,18 @@ impl Server {
         Ok(Rotated { key, secrets })
     }
 
+    /// Looks at all Secrets first: with one that does not open, no older key could be forgotten in the end.
+    async fn all_open(&self) -> Result<(), RotateError> {
+        let mut lost = Vec::new();
+        each::<Secret>(self.store(), |secret| {
+            if !secret.spec.data.values().all(|sealed| self.keyring().open(sealed).is_some()) {
+                lost.push(secret.meta.key.to_string());
+            }
+        })
+        .await?;
+        if lost.is_empty() { Ok(()) } else { Err(RotateError::Lost(lost.join(", "))) }
+    }
+
     /// Says whether something was sealed with an older key.
     async fn seal_anew(&self, secret: &Object<Secret>) -> Result<bool, RotateError> {
         let key = &secret.meta.key;
@@ -71,7 +89,7 @@ impl Server {
             let mut data = now.spec.data.clone();
             for sealed in data.values_mut() {
                 let new = self.keyring().seal_anew(sealed)?;
-                *sealed = new.ok_or_else(|| RotateError::Lost(key.clone()))?;
+                *sealed = new.ok_or_else(|| RotateError::Lost(key.to_string()))?;
             }
             let batch = Batch::new().reword(&now, SecretSpec { data });
             let is_any = !batch.is_empty();

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::access::Caller;
+use crate::apply::ApplyError;
 use crate::backup::installation_key;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
@@ -177,6 +178,8 @@ impl Server {
         let data = DataDirectory::take(&settings.data, settings.key_file.as_deref())?;
         let gate = Gate::default();
         let store = store::open(&data, settings.store.as_deref(), &gate).await?;
+        // The store has been brought to this version: there is no way back any more.
+        data.keyring().forget_before().map_err(DataError::from)?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         declare_defaults(&store, clock.now()).await?;
         let mut seed = [0; 8];
@@ -319,6 +322,12 @@ impl Server {
         let installation = installation_key(self.data.installation());
         let entry = self.entry(caller, action, "installation", &installation);
         self.store.commit(&Scope::All, Batch::new().audited(entry)).await
+    }
+
+    /// Records that something was refused that is done with the installation as a whole.
+    pub async fn note_refused(&self, caller: &Caller, action: Action, error: &ApplyError) {
+        let installation = installation_key(self.data.installation());
+        self.note_refusal(caller, action, "installation", &installation, error).await;
     }
 
     pub(crate) fn identity(&self) -> &Identity {

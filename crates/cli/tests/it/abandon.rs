@@ -55,8 +55,11 @@ fn what_is_left_of_an_app_that_was_given_up_goes_when_its_target_answers_again()
     assert_eq!(claims().lines().count(), 2);
     let tombstones = || plane.carry_out(&["get", "tombstones", "-o", "name"]);
     assert_eq!(tombstones().lines().count(), 1);
+    // What answers is told at once: the copies end though the router is away.
+    until("no copy", is_empty, |is_empty| *is_empty);
     plane.must("PUT", place, &site());
     until("waiting", app, |app| app["status"]["outcome"]["waits"][0].is_object());
+    until("the reason", why, |why| why.contains("tombstone site."));
 
     std::fs::remove_file(&router).unwrap();
     std::fs::rename(&aside, &router).unwrap();

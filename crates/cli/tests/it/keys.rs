@@ -118,4 +118,21 @@ fn without_its_key_file_nothing_opens_an_installation() {
     assert!(!std::path::Path::new(&elsewhere).join("key-file").exists(), "{ring}");
     let wrong = plane.refused(&["server", "--data-dir", &elsewhere, "--key-file", &file]);
     assert!(wrong.contains("give that one"), "{wrong}");
+
+    // Over an installation whose key file lies elsewhere nothing is restored without it, and nothing is changed by the try.
+    plane.stop();
+    let before = std::fs::read(plane.data().join("installation.json")).unwrap();
+    let here = ["backup", "restore", &backup, "--identity", &identity];
+    let asked = plane.refused(&here);
+    assert!(asked.contains("--key-file"), "{asked}");
+    assert_eq!(std::fs::read(plane.data().join("installation.json")).unwrap(), before);
+    plane.start();
+    plane.stop();
+    // With its key file lost another one does: that is what a backup is for.
+    std::fs::remove_file(&file).unwrap();
+    plane.carry_out(&[&here[..], &["--key-file", &other]].concat());
+    plane.options = vec!["--key-file".into(), other];
+    plane.start();
+    let put = plane.must("PUT", &format!("{SECRETS}/keys"), &json!({"spec": {"data": {"k": "hunter2"}}}));
+    assert_eq!(put["metadata"]["generation"], 1, "it opens, and is the same: {put}");
 }

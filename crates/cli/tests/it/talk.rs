@@ -44,7 +44,9 @@ fn a_shell_is_offered_what_there_is() {
 #[test]
 fn whoever_watches_sees_each_change_once() {
     let mut plane = Plane::new();
-    plane.must("PUT", "/projects/default/apps/web", &sleeper(1));
+    let put = plane.must("PUT", "/projects/default/apps/web", &sleeper(1));
+    let ready = &put["status"]["conditions"][0];
+    assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("False")), "{put}");
     let app = |plane: &Plane| plane.must("GET", "/projects/default/apps/web", &Value::Null);
     until("settled", || app(&plane), |app| app["status"]["outcome"]["state"] == "settled");
     let ready = &app(&plane)["status"]["conditions"][0];
@@ -71,6 +73,8 @@ fn whoever_watches_sees_each_change_once() {
     until_said("1/1");
     plane.carry_out(&["scale", "web", "main=2"]);
     until_said("2/2");
+    // What is not selected, and what is not asked for, is nothing to speak of.
+    plane.must("PUT", "/projects/default/secrets/keys", &json!({"spec": {"data": {"k": "v"}}}));
     // The server is started again: what changed meanwhile is told, and nothing else.
     plane.stop();
     plane.start();
