@@ -145,8 +145,8 @@ enum Command {
         /// The directory, such as /usr/local/share/man/man1
         directory: std::path::PathBuf,
     },
-    /// Print the version
-    Version,
+    /// Print the version of this program, and of the control plane if one answers
+    Version(people::Version),
     /// Lead traffic to what is ready; the server starts it
     #[command(hide = true)]
     Router {
@@ -215,7 +215,6 @@ fn main() -> ExitCode {
 }
 
 /// Carries out a command.
-#[expect(clippy::print_stdout, reason = "this is the command line")]
 fn carry_out(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Plan(plan) => plan.run(),
@@ -278,10 +277,7 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
             Err(plimsoll_shim::ShimError::Locked) => Ok(Ended::Locked(plimsoll_shim::LOCKED)),
             Err(error) => Err(error.into()),
         },
-        Command::Version => {
-            println!("plimsoll {}", env!("CARGO_PKG_VERSION"));
-            Ok(Ended::Done)
-        }
+        Command::Version(version) => Ok(version.run()),
     }
 }
 

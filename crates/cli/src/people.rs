@@ -418,3 +418,32 @@ pub(crate) fn api_resources() -> Ended {
     print!("{}", table(&["NAME", "ALSO", "KIND", "BELONGS TO"], &rows));
     Ended::Done
 }
+
+/// Print the version of this program, and of the control plane if one answers
+#[derive(Args)]
+pub(crate) struct Version {
+    #[command(flatten)]
+    place: Where,
+    /// Print JSON
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json", "text"], default_value = "text")]
+    output: String,
+}
+
+impl Version {
+    #[expect(clippy::print_stdout, reason = "the versions are this command's data")]
+    pub(crate) fn run(self) -> Ended {
+        let own = env!("CARGO_PKG_VERSION");
+        // Without an answer there is one version to tell.
+        let server = self.place.find_client().ok().flatten().and_then(|client| client.get("version").ok());
+        let server = server.and_then(|answer| answer["version"].as_str().map(str::to_owned));
+        if self.output == "json" {
+            println!("{}", serde_json::json!({"client": own, "server": server}));
+            return Ended::Done;
+        }
+        println!("plimsoll {own}");
+        if let Some(server) = server {
+            println!("server   {server}");
+        }
+        Ended::Done
+    }
+}

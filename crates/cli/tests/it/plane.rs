@@ -36,7 +36,11 @@ impl Answer {
 
 impl Plane {
     pub(crate) fn new() -> Self {
-        let directory = super::agent::scratch();
+        Self::within(super::agent::scratch())
+    }
+
+    /// A plane in a directory that was made for it.
+    pub(crate) fn within(directory: TempDir) -> Self {
         let mut plane =
             Self { directory, options: Vec::new(), server: None, url: String::new(), admin: String::new() };
         plane.start();
