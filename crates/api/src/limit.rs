@@ -16,6 +16,9 @@ const BURST: u32 = 2;
 /// Callers that are remembered before those that have been silent are forgotten.
 const MANY: usize = 10_000;
 
+/// Logins from one address at once.
+const LOGINS_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).unwrap();
+
 /// Whoever is limited: a user, or an address from which somebody unknown asks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Asker {
@@ -27,6 +30,8 @@ pub(crate) enum Asker {
 #[derive(Clone)]
 pub(crate) struct Limits {
     rate: Option<Arc<DefaultKeyedRateLimiter<Asker>>>,
+    /// Logins cost the provider something too.
+    logins: Option<Arc<DefaultKeyedRateLimiter<Option<IpAddr>>>>,
     streams: Arc<Mutex<BTreeMap<UserName, usize>>>,
     most_streams: usize,
 }
@@ -39,7 +44,20 @@ impl Limits {
                 .allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST - 1)))
         };
         let rate = NonZeroU32::new(rate).map(|rate| Arc::new(RateLimiter::keyed(quota(rate))));
-        Self { rate, streams: Arc::default(), most_streams }
+        let few = Quota::per_second(NonZeroU32::MIN).allow_burst(LOGINS_AT_ONCE);
+        let logins = rate.as_ref().map(|_| Arc::new(RateLimiter::keyed(few)));
+        Self { rate, logins, streams: Arc::default(), most_streams }
+    }
+
+    /// Counts a login from an address: one a second, and some at once.
+    pub(crate) fn log_in(&self, from: Option<IpAddr>) -> Result<(), Problem> {
+        let Some(logins) = &self.logins else { return Ok(()) };
+        if logins.len() > MANY {
+            logins.retain_recent();
+        }
+        let refused =
+            |_| Problem::new(Sort::TooMany, "too many logins from this address: wait a few seconds");
+        logins.check_key(&from).map_err(refused)
     }
 
     /// Counts a request.
@@ -98,6 +116,8 @@ mod tests {
         assert!(limits.stream(&ada).is_err() && limits.stream(&bob).is_ok());
         drop(open);
         assert!(limits.stream(&ada).is_ok());
+        let logins = (0..100).filter(|_| limits.log_in(None).is_ok()).count();
+        assert!((20..25).contains(&logins), "{logins}");
         let free = Limits::new(0, 1);
         assert!((0..1000).all(|_| free.ask(&Asker::Unknown(None)).is_ok()));
     }

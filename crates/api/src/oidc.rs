@@ -343,7 +343,7 @@ pub(crate) async fn login(
     ConnectInfo(from): ConnectInfo<std::net::SocketAddr>,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<LoggedIn>), Problem> {
-    limits.ask(&Asker::Unknown(Some(from.ip())))?;
+    limits.log_in(Some(from.ip()))?;
     let provider = provider(&login)?;
     let proven = match from_json(&body)? {
         Proof::Token(proven) => proven,

@@ -12,8 +12,8 @@ use plimsoll_server::{OnHold, Verified};
 use serde_json::json;
 
 use crate::Ended;
-use crate::client::Where;
 use crate::follow::talk;
+use crate::place::Where;
 use crate::plan;
 use crate::table::now;
 

@@ -17,8 +17,8 @@ use plimsoll_model::{App, Kind as _, Project, Secret, Token};
 use serde_json::Value;
 
 use crate::Arguments;
-use crate::client::Where;
 use crate::config::Config;
+use crate::place::Where;
 use crate::what::{project_of, resource};
 
 /// By this variable a shell says that it asks, and which one it is.

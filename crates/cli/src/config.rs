@@ -81,7 +81,7 @@ impl Config {
     /// # Errors
     /// When the files cannot be written.
     pub(crate) fn keep(
-        place: &crate::client::Where,
+        place: &crate::place::Where,
         name: Option<&str>,
         token: &str,
     ) -> anyhow::Result<(String, PathBuf)> {
@@ -160,7 +160,7 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         show_origin: bool,
         #[command(flatten)]
-        place: crate::client::Where,
+        place: crate::place::Where,
     },
     /// List the contexts
     GetContexts,

@@ -9,7 +9,8 @@ use plimsoll_model::kind::Rejection;
 use plimsoll_model::{App, Kind, Object};
 
 use crate::Ended;
-use crate::client::{Client, Where};
+use crate::client::Client;
+use crate::place::Where;
 use crate::table::{ago, state, state_name, table, text};
 use crate::verbs::OfApp;
 use crate::what::{What, project_of};

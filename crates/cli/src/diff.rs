@@ -14,8 +14,9 @@ use similar::TextDiff;
 
 use crate::Ended;
 use crate::bundle::Files;
-use crate::client::{Client, Where, as_json};
+use crate::client::{Client, as_json};
 use crate::follow::talk;
+use crate::place::Where;
 use crate::what::{What, project_of, resource};
 
 /// Show how a file differs from what is declared

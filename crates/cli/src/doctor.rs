@@ -17,8 +17,9 @@ use rustix::process::{Resource as Limit, getrlimit};
 use serde_json::{Value, json};
 
 use crate::Ended;
-use crate::client::{Client, Where};
+use crate::client::Client;
 use crate::follow::talk;
+use crate::place::Where;
 use crate::table::{now, table};
 
 /// Room on a disk below which something is likely to fail soon.

@@ -20,9 +20,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::Ended;
-use crate::client::{Client, Where};
+use crate::client::Client;
 use crate::follow::talk;
 use crate::get::encoded;
+use crate::place::Where;
 
 /// Bytes of input that are sent at once.
 const PIECE: usize = 32 << 10;

@@ -11,8 +11,9 @@ use plimsoll_model::{App, Kind as _, Object};
 use serde_json::{Value, json};
 
 use crate::Ended;
-use crate::client::{Client, Where, app_of};
+use crate::client::{Client, app_of};
 use crate::news::News;
+use crate::place::Where;
 use crate::showing::Showing;
 use crate::table::{Table, ago, outcome, state, state_name, text};
 use crate::what::{project_of, resource};

@@ -19,9 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::Ended;
-use crate::client::Where;
 use crate::follow::talk;
 use crate::install::Install;
+use crate::place::Where;
 
 /// Time between two looks whether somebody asked for the end.
 const LOOK: Duration = Duration::from_millis(100);

@@ -6,8 +6,8 @@ use clap::Subcommand;
 use plimsoll_server::{DataDirectory, create_key_file};
 
 use crate::Ended;
-use crate::client::Where;
 use crate::follow::talk;
+use crate::place::Where;
 
 /// Keys: what opens the secrets of an installation
 #[derive(Subcommand)]

@@ -15,10 +15,10 @@ use plimsoll_api::CameBack;
 use sha2::{Digest as _, Sha256};
 
 use crate::Ended;
-use crate::client::Where;
 use crate::config::Config;
 use crate::follow::talk;
 use crate::get::encoded;
+use crate::place::Where;
 
 /// How long somebody may take to say who they are.
 const PATIENCE: Duration = Duration::from_mins(5);

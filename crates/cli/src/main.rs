@@ -8,6 +8,7 @@ mod bundle;
 mod client;
 mod complete;
 mod config;
+mod delete;
 mod describe;
 mod diff;
 mod doctor;
@@ -23,7 +24,9 @@ mod logs;
 mod news;
 mod patch;
 mod people;
+mod place;
 mod plan;
+mod rollout;
 mod showing;
 mod sim;
 mod source;
@@ -95,12 +98,12 @@ enum Command {
     Retry(verbs::Retry),
     /// Follow, list, undo, pause, resume or restart a rollout
     #[command(subcommand)]
-    Rollout(verbs::Rollout),
+    Rollout(rollout::Rollout),
     /// Set the values of a Secret
     #[command(subcommand)]
     Secret(verbs::SecretCommand),
     /// Delete an App with everything of it, or a Secret
-    Delete(verbs::Delete),
+    Delete(delete::Delete),
     /// Projects: who may do what in them, and how much
     #[command(subcommand)]
     Project(people::ProjectCommand),

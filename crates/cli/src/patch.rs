@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::Ended;
 use crate::bundle::text_of;
-use crate::client::Where;
 use crate::follow::talk;
+use crate::place::Where;
 use crate::what::{What, project_of};
 
 /// Change a part of an object

@@ -15,8 +15,9 @@ use plimsoll_model::{Kind as _, ObjectKey, Project, Token};
 use serde_json::{Value, json};
 
 use crate::Ended;
-use crate::client::{Client, Where};
+use crate::client::Client;
 use crate::follow::talk;
+use crate::place::Where;
 use crate::table::{ago, now, table, text};
 
 /// A project's object.

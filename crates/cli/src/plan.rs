@@ -17,8 +17,8 @@ use plimsoll_plan::{Context, Input, Path, SecretView, empty_world, path};
 
 use crate::Ended;
 use crate::bundle::Files;
-use crate::client::Where;
 use crate::follow::talk;
+use crate::place::Where;
 
 /// Print every step from what is there to what a file declares
 #[derive(Args)]

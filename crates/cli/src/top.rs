@@ -8,7 +8,7 @@ use plimsoll_model::id::ObjectName;
 use plimsoll_model::quantity::Bytes;
 
 use crate::Ended;
-use crate::client::Where;
+use crate::place::Where;
 use crate::table::table;
 
 /// Time between the two looks from which the use of CPU is known.

@@ -12,9 +12,10 @@ use plimsoll_model::{App, Kind, ObjectKey};
 
 use crate::Ended;
 use crate::bundle::Bundle;
-use crate::client::{Applied, Client, Where};
+use crate::client::{Applied, Client};
 use crate::follow::{Course, Follower, talk};
 use crate::host::{Host, HostOptions};
+use crate::place::Where;
 
 /// How long an end may take before the command gives up waiting for it.
 const END: Duration = Duration::from_mins(2);

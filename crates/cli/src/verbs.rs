@@ -4,27 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use plimsoll_api::{Operation, Resource};
-use plimsoll_manifest::{Declared, Document, Metadata, SecretDeclared};
+use plimsoll_api::Operation;
+use plimsoll_manifest::{Document, Metadata, SecretDeclared};
 use plimsoll_model::id::{ComponentName, KeyName, ManagerName, ObjectName, PathHash};
-use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
-use plimsoll_model::revision::AppRevision;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::{App, Attached, Kind, Object, ObjectKey, Secret};
+use plimsoll_model::{App, Attached, Kind, ObjectKey, Secret};
 use serde_json::Value;
 
 use crate::Ended;
 use crate::bundle::{Bundle, Files, add_digests};
-use crate::client::{Applied, Client, Where};
+use crate::client::{Applied, Client};
 use crate::follow::{Follower, talk};
 use crate::get::encoded;
 use crate::news::News;
+use crate::place::Where;
 use crate::up::{self, Review};
-use crate::what::{What, project_of, resource};
+use crate::what::{project_of, resource};
 
 /// Bring what a file declares into the control plane
 #[derive(Args)]
@@ -189,88 +188,6 @@ impl WaitCommand {
     }
 }
 
-/// Delete an object; an App with everything of it, volumes too
-#[derive(Args)]
-pub(crate) struct Delete {
-    /// What to delete: KIND/NAME, or the name of an App
-    what: What,
-    #[command(flatten)]
-    place: Where,
-    /// Return at once instead of waiting until nothing is left
-    #[arg(long)]
-    no_wait: bool,
-    /// Give an App up though a target of it does not answer: print what may be left, which is removed once it answers
-    #[arg(long)]
-    abandon: bool,
-    /// Check everything, and delete nothing
-    #[arg(long)]
-    dry_run: bool,
-}
-
-impl Delete {
-    pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        let What { resource, name } = &self.what;
-        let kind = resource.kind.to_lowercase();
-        if !resource.origin.is_deletable() {
-            let can = Resource::ALL.iter().filter(|it| it.origin.is_deletable());
-            let can: Vec<&str> = can.map(|it| it.plural).collect();
-            bail!("{} cannot be deleted; {} can", resource.plural, can.join(", "));
-        }
-        let client = self.place.client()?;
-        let project = self.place.project();
-        let project = project_of(resource, &project);
-        let key = ObjectKey { project: project.cloned(), name: name.parse().context("that is no name")? };
-        if self.abandon {
-            if resource.plural != App::PLURAL {
-                bail!("only Apps can be given up; {} can be deleted", resource.plural);
-            }
-            return self.abandon(&client, &key);
-        }
-        client.delete(&key, resource.plural, self.dry_run)?;
-        if self.dry_run {
-            talk(&format!("{kind} {key} would be deleted"));
-            return Ok(Ended::Done);
-        }
-        let is_there = || anyhow::Ok(client.find(project, resource.plural, name)?.is_some());
-        if !self.no_wait && is_there()? {
-            let news = News::of(&client, project, resource.plural)?;
-            while is_there()? {
-                news.wait(|| false);
-            }
-        }
-        talk(&format!("{kind} {key} {}", if self.no_wait { "is being deleted" } else { "deleted" }));
-        Ok(Ended::Done)
-    }
-}
-
-impl Delete {
-    #[expect(clippy::print_stdout, reason = "what may be left is this command's data")]
-    fn abandon(&self, client: &Client, key: &ObjectKey) -> anyhow::Result<Ended> {
-        let left = client.abandon(key, self.dry_run)?;
-        for scope in &left.silent {
-            talk(&format!("{scope} does not answer"));
-        }
-        for (instance, target) in &left.instances {
-            println!("instance {instance} on {target}");
-        }
-        for target in &left.targets {
-            println!("volumes on {target}, if it had any");
-        }
-        for claim in &left.claims {
-            println!("claim {claim}");
-        }
-        if self.dry_run {
-            talk(&format!("app {key} would be given up, and the above would be left"));
-            return Ok(Ended::Done);
-        }
-        talk(&format!(
-            "app {key} is given up; the above may be left, and is removed once its targets answer"
-        ));
-        talk("now: plimsoll get tombstones");
-        Ok(Ended::Done)
-    }
-}
-
 /// An App and the control plane that has it
 #[derive(Args)]
 pub(crate) struct OfApp {
@@ -310,110 +227,6 @@ impl Scale {
         let component: ComponentName = component.parse()?;
         self.of.operate(&Operation::Scale { component, replicas }, "scaled")
     }
-}
-
-/// What a rollout is asked
-#[derive(Subcommand)]
-pub(crate) enum Rollout {
-    /// Follow the rollout to its end; fails when it does
-    Status(OfApp),
-    /// List the App's revisions
-    History(OfApp),
-    /// Go back to the declaration of an earlier revision
-    Undo {
-        #[command(flatten)]
-        of: OfApp,
-        /// The revision; the one before the newest without it
-        #[arg(long)]
-        to: Option<u64>,
-    },
-    /// Replace nothing until `resume`; healing goes on
-    Pause(OfApp),
-    /// Go on with what `pause` stopped
-    Resume(OfApp),
-    /// Replace the copies once, as a rollout would
-    Restart {
-        #[command(flatten)]
-        of: OfApp,
-        /// Only these components
-        #[arg(short, long)]
-        component: Vec<ComponentName>,
-    },
-}
-
-impl Rollout {
-    pub(crate) fn run(self) -> anyhow::Result<Ended> {
-        match self {
-            Self::Status(of) => {
-                let apps = BTreeSet::from([of.place.app(&of.app)]);
-                up::rest(Follower::new(&of.place.client()?, apps).until_rest(None, || false)?)
-            }
-            Self::History(of) => history(&of),
-            Self::Undo { of, to } => undo(&of, to),
-            Self::Pause(of) => of.operate(&Operation::Paused(true), "paused"),
-            Self::Resume(of) => of.operate(&Operation::Paused(false), "resumed"),
-            Self::Restart { of, component } => of.operate(&Operation::Restart(component), "restarts"),
-        }
-    }
-}
-
-/// Components of a revision that were rejected, and that no person has lifted.
-fn rejected(app: &Object<App>, revision: &AppRevision) -> BTreeSet<ComponentName> {
-    let all = app.status.iter().flat_map(|status| &status.value.rejected);
-    let standing = all.filter(|(name, it)| app.operations.retry.get(&it.component) != Some(name));
-    let hashes = revision.hashes();
-    let own = standing.filter(|(_, it)| hashes.get(&it.component) == Some(&it.revision));
-    own.map(|(_, it)| it.component.clone()).collect()
-}
-
-/// An App's revisions, the oldest first.
-fn revisions(client: &Client, of: &OfApp, app: &Object<App>) -> anyhow::Result<Vec<AppRevision>> {
-    let all = client.list(Some(&of.place.project()), AppRevisions::PLURAL)?;
-    let own = all.into_iter().filter(|it| it["metadata"]["owner"] == app.meta.uid.as_str());
-    let mut own = own
-        .map(|mut it| serde_json::from_value(it["spec"].take()))
-        .collect::<Result<Vec<AppRevision>, _>>()?;
-    own.sort_by_key(|revision| revision.number);
-    Ok(own)
-}
-
-#[expect(clippy::print_stdout, reason = "the list is this command's data")]
-fn history(of: &OfApp) -> anyhow::Result<Ended> {
-    println!("REVISION  COMPONENTS");
-    let client = of.place.client()?;
-    let app = client.app(&of.place.app(&of.app))?;
-    for revision in revisions(&client, of, &app)? {
-        let (hashes, rejected) = (revision.hashes(), rejected(&app, &revision));
-        let named = hashes.iter().map(|(name, hash)| {
-            let verdict = if rejected.contains(name) { " (rejected)" } else { "" };
-            format!("{name}={}{verdict}", hash.short())
-        });
-        let named: Vec<String> = named.collect();
-        println!("{:<9} {}", revision.number, named.join(" "));
-    }
-    Ok(Ended::Done)
-}
-
-fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
-    let client = of.place.client()?;
-    let app = client.app(&of.place.app(&of.app))?;
-    let revisions = revisions(&client, of, &app)?;
-    let known: Vec<String> = revisions.iter().map(|it| it.number.to_string()).collect();
-    let wanted = match to {
-        Some(number) => revisions.iter().find(|it| it.number.0 == number),
-        // What was rejected is not started again, so there is no way back to it.
-        None => revisions.iter().rev().skip(1).find(|it| rejected(&app, it).is_empty()),
-    };
-    let which = if to.is_some() { "such revision" } else { "revision to go back to" };
-    let wanted =
-        wanted.ok_or_else(|| anyhow!("app {} has no {which}; it has {}", of.app, known.join(", ")))?;
-    let Attached { labels, annotations, .. } = app.meta.attached;
-    let metadata = Metadata { name: of.app.clone(), project: None, labels, annotations };
-    let spec = wanted.declaration.clone();
-    let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
-    client.apply(&[document], &of.place.project(), None)?;
-    talk(&format!("app {} declares revision {} again", of.app, wanted.number));
-    Ok(Ended::Done)
 }
 
 /// Values that programs may use and nobody may read

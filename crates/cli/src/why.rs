@@ -9,8 +9,9 @@ use plimsoll_model::wait::{Owner, Reason};
 use plimsoll_model::{App, Kind as _, Object, ObjectKey};
 
 use crate::Ended;
-use crate::client::{Client, Where};
+use crate::client::Client;
 use crate::follow::{Course, course};
+use crate::place::Where;
 use crate::table::{ago, outcome};
 use crate::what::What;
 
