@@ -92,9 +92,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let node = self.directory.path().join("node");
         std::fs::rename(node.join("instances"), node.join("ended")).unwrap();
-        for pid in processes_in(self.directory.path()) {
-            signal(pid, rustix::process::Signal::KILL);
-        }
+        end_all_in(self.directory.path());
         take_network_down(&node);
     }
 }
@@ -132,6 +130,21 @@ pub(crate) fn processes_in(directory: &Path) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Kills everything that a test has left below its directory, also what has only begun to start there.
+pub(crate) fn end_all_in(directory: &Path) {
+    let text = directory.display().to_string();
+    let own = i32::try_from(std::process::id()).unwrap();
+    let is_of_it = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != own && String::from_utf8_lossy(&line).contains(&text)
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    for pid in pids.filter(is_of_it).chain(processes_in(directory)) {
+        signal(pid, rustix::process::Signal::KILL);
+    }
 }
 
 pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use plimsoll_testkit::Postgres;
 use tempfile::TempDir;
 
-use super::agent::{processes_in, scratch, signal, take_network_down};
+use super::agent::{end_all_in, scratch, take_network_down};
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -282,11 +282,7 @@ impl Drop for Session {
         }
         self.shell.kill().ok();
         self.shell.wait().ok();
-        for _ in 0..3 {
-            for pid in processes_in(self.room.path()) {
-                signal(pid, rustix::process::Signal::KILL);
-            }
-        }
+        end_all_in(self.room.path());
         for data in ["home/.local/share/plimsoll", "service", "elsewhere"] {
             let node = self.room.path().join(data).join("node");
             if node.join("network.json").exists() {

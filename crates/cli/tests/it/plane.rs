@@ -147,9 +147,7 @@ impl Drop for Plane {
             server.kill().ok();
             server.wait().ok();
         }
-        for pid in super::agent::processes_in(self.directory.path()) {
-            super::agent::signal(pid, rustix::process::Signal::KILL);
-        }
+        super::agent::end_all_in(self.directory.path());
         super::agent::take_network_down(&self.data().join("node"));
     }
 }

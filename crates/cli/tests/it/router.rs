@@ -186,9 +186,7 @@ impl Routed {
 
 impl Drop for Routed {
     fn drop(&mut self) {
-        for pid in super::agent::processes_in(self.directory.path()) {
-            super::agent::signal(pid, rustix::process::Signal::KILL);
-        }
+        super::agent::end_all_in(self.directory.path());
     }
 }
 

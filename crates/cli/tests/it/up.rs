@@ -155,9 +155,7 @@ impl Shop {
 impl Drop for Shop {
     /// Ends whatever a failed test left running.
     fn drop(&mut self) {
-        for pid in super::agent::processes_in(self.directory.path()) {
-            super::agent::signal(pid, Signal::KILL);
-        }
+        super::agent::end_all_in(self.directory.path());
         super::agent::take_network_down(&self.data().join("node"));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::agent::{processes_in, scratch, signal, take_network_down};
+use super::agent::{end_all_in, scratch, signal, take_network_down};
 use super::up::until;
 
 /// Says where the version before is.
@@ -145,9 +145,7 @@ impl Drop for Room {
             server.kill().ok();
             server.wait().ok();
         }
-        for pid in processes_in(self.directory.path()) {
-            signal(pid, rustix::process::Signal::KILL);
-        }
+        end_all_in(self.directory.path());
         take_network_down(&self.data().join("node"));
     }
 }
