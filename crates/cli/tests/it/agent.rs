@@ -140,10 +140,21 @@ pub(crate) fn end_all_in(directory: &Path) {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         *pid != own && String::from_utf8_lossy(&line).contains(&text)
     };
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    for pid in pids.filter(is_of_it).chain(processes_in(directory)) {
-        signal(pid, rustix::process::Signal::KILL);
+    // What was being started when its server was killed shows whose it is only a moment later.
+    let mut was_quiet = false;
+    for _ in 0..100 {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids =
+            all.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+        let found: Vec<i32> = pids.filter(is_of_it).chain(processes_in(directory)).collect();
+        for pid in &found {
+            signal(*pid, rustix::process::Signal::KILL);
+        }
+        if found.is_empty() && was_quiet {
+            return;
+        }
+        was_quiet = found.is_empty();
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 

@@ -168,4 +168,5 @@ fn a_service_manager_is_told_and_a_renewed_certificate_is_read() {
     super::agent::signal(i32::try_from(server.id()).unwrap(), rustix::process::Signal::TERM);
     while hear() != "STOPPING=1" {}
     assert!(server.wait().unwrap().success());
+    super::agent::end_all_in(directory.path());
 }
