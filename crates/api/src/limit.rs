@@ -1,6 +1,7 @@
 //! Limits for each caller: how often somebody may ask, and how many answers without end they may have open.
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,23 +52,14 @@ impl Limits {
 
     /// Counts a login from an address: one a second, and some at once.
     pub(crate) fn log_in(&self, from: Option<IpAddr>) -> Result<(), Problem> {
-        let Some(logins) = &self.logins else { return Ok(()) };
-        if logins.len() > MANY {
-            logins.retain_recent();
-        }
-        let refused =
-            |_| Problem::new(Sort::TooMany, "too many logins from this address: wait a few seconds");
-        logins.check_key(&from).map_err(refused)
+        let refused = "too many logins from this address: wait a few seconds";
+        self.logins.as_ref().map_or(Ok(()), |logins| count(logins, &from, refused))
     }
 
     /// Counts a request.
     pub(crate) fn ask(&self, asker: &Asker) -> Result<(), Problem> {
-        let Some(rate) = &self.rate else { return Ok(()) };
-        if rate.len() > MANY {
-            rate.retain_recent();
-        }
-        let refused = |_| Problem::new(Sort::TooMany, "you ask too often: wait a second");
-        rate.check_key(asker).map_err(refused)
+        let refused = "you ask too often: wait a second";
+        self.rate.as_ref().map_or(Ok(()), |rate| count(rate, asker, refused))
     }
 
     /// Counts an answer without end for as long as the result is kept.
@@ -81,6 +73,18 @@ impl Limits {
         *open += 1;
         Ok(Streaming { limits: self.clone(), user: user.clone() })
     }
+}
+
+/// Counts one more of a key, and forgets those that have not come for long.
+fn count<K: Clone + Hash + Eq>(
+    limiter: &DefaultKeyedRateLimiter<K>,
+    key: &K,
+    refused: &'static str,
+) -> Result<(), Problem> {
+    if limiter.len() > MANY {
+        limiter.retain_recent();
+    }
+    limiter.check_key(key).map_err(|_| Problem::new(Sort::TooMany, refused))
 }
 
 /// An open answer without end.

@@ -8,7 +8,7 @@ use plimsoll_model::{App, Kind as _, ObjectKey};
 use crate::Ended;
 use crate::client::Client;
 use crate::follow::talk;
-use crate::news::News;
+use crate::news::until_gone;
 use crate::place::Where;
 use crate::what::{What, project_of};
 
@@ -54,12 +54,8 @@ impl Delete {
             talk(&format!("{kind} {key} would be deleted"));
             return Ok(Ended::Done);
         }
-        let is_there = || anyhow::Ok(client.find(project, resource.plural, name)?.is_some());
-        if !self.no_wait && is_there()? {
-            let news = News::of(&client, project, resource.plural)?;
-            while is_there()? {
-                news.wait(|| false);
-            }
+        if !self.no_wait {
+            until_gone(&client, project, resource.plural, name, || false)?;
         }
         talk(&format!("{kind} {key} {}", if self.no_wait { "is being deleted" } else { "deleted" }));
         Ok(Ended::Done)

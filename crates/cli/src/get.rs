@@ -250,10 +250,7 @@ impl Get {
 
 /// A text as a part of a query.
 pub(crate) fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 /// What a path leads to, joined by spaces. Braces around it and a missing `$` are as Kubernetes writes it.

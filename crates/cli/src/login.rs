@@ -17,7 +17,6 @@ use sha2::{Digest as _, Sha256};
 use crate::Ended;
 use crate::config::Config;
 use crate::follow::talk;
-use crate::get::encoded;
 use crate::place::Where;
 
 /// How long somebody may take to say who they are.
@@ -76,14 +75,9 @@ impl Attempt {
             ("code_challenge", &challenge),
             ("code_challenge_method", "S256"),
         ];
-        format!("{}{joint}{}", place.authorization_endpoint, form(&parameters))
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        format!("{}{joint}{query}", place.authorization_endpoint)
     }
-}
-
-/// Parameters as a query or a form has them.
-fn form(parameters: &[(&str, &str)]) -> String {
-    let each = parameters.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
-    each.collect::<Vec<_>>().join("&")
 }
 
 impl Login {
@@ -158,8 +152,8 @@ fn came_back(mut stream: TcpStream, state: &str) -> Option<anyhow::Result<String
     let line = head.first()?;
     let query = line.split(' ').nth(1)?.split_once('?')?.1;
     let parameter = |name: &str| {
-        let value = query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='));
-        value.map(decoded)
+        let found = form_urlencoded::parse(query.as_bytes()).find(|(it, _)| it == name);
+        found.map(|(_, value)| value.into_owned())
     };
     let is_ours = parameter("state").as_deref() == Some(state);
     let outcome = match (parameter("code"), parameter("error")) {
@@ -179,31 +173,24 @@ fn came_back(mut stream: TcpStream, state: &str) -> Option<anyhow::Result<String
     Some(outcome)
 }
 
-/// A part of a query as it was meant.
-fn decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), text.bytes());
-    while let Some(byte) = rest.next() {
-        let digit = |byte: Option<u8>| byte.and_then(|it| char::from(it).to_digit(16));
-        match byte {
-            b'+' => bytes.push(b' '),
-            b'%' => {
-                let value = digit(rest.next()).zip(digit(rest.next())).map(|(high, low)| high * 16 + low);
-                bytes.extend(value.and_then(|it| u8::try_from(it).ok()));
-            }
-            other => bytes.push(other),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn a_page_says_what_was_meant_whatever_is_in_it() {
         let text = "a b+c/d=é&%";
-        assert_eq!(decoded(&encoded(text)), text);
-        assert_eq!(decoded("a+b%2"), "a b");
+        let attempt = Attempt { state: text.into(), nonce: "n".into(), verifier: "v".into() };
+        let place = plimsoll_api::LoginPlace {
+            issuer: "https://id".into(),
+            client_id: text.into(),
+            authorization_endpoint: "https://id/page?tenant=1".into(),
+            scope: "openid email".into(),
+        };
+        let page = attempt.page(&place, "http://127.0.0.1:1/");
+        let query = page.strip_prefix("https://id/page?tenant=1&").unwrap();
+        let said: std::collections::BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).collect();
+        assert_eq!((&*said["state"], &*said["client_id"]), (text, text));
+        assert_eq!((&*said["redirect_uri"], &*said["scope"]), ("http://127.0.0.1:1/", "openid email"));
     }
 }

@@ -89,6 +89,29 @@ impl News {
     }
 }
 
+/// Waits until an object is gone; false if `stop` says so before.
+pub(crate) fn until_gone(
+    client: &Client,
+    project: Option<&ProjectName>,
+    plural: &'static str,
+    name: &str,
+    stop: impl Fn() -> bool,
+) -> anyhow::Result<bool> {
+    let mut news = None;
+    while client.find(project, plural, name)?.is_some() {
+        if stop() {
+            return Ok(false);
+        }
+        if news.is_none() {
+            news = Some(News::of(client, project, plural)?);
+        }
+        if let Some(news) = &news {
+            news.wait(&stop);
+        }
+    }
+    Ok(true)
+}
+
 /// Wakes whoever waits; an error when nobody does any more.
 fn wake(sender: &SyncSender<()>) -> io::Result<()> {
     match sender.try_send(()) {

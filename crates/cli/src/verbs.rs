@@ -20,7 +20,7 @@ use crate::bundle::{Bundle, Files, add_digests};
 use crate::client::{Applied, Client};
 use crate::follow::{Follower, talk};
 use crate::get::encoded;
-use crate::news::News;
+use crate::news::until_gone;
 use crate::place::Where;
 use crate::up::{self, Review};
 use crate::what::{project_of, resource};
@@ -176,15 +176,10 @@ impl WaitCommand {
             return wait(&client, BTreeSet::from([app]), self.timeout);
         }
         let until = Instant::now() + Duration::from_millis(self.timeout.millis);
-        let news = News::of(&client, app.project.as_ref(), App::PLURAL)?;
-        let is_late = || Instant::now() >= until;
-        while client.find(app.project.as_ref(), App::PLURAL, app.name.as_str())?.is_some() {
-            if is_late() {
-                return Ok(Ended::TimedOut);
-            }
-            news.wait(is_late);
-        }
-        Ok(Ended::Done)
+        let name = app.name.as_str();
+        let is_gone =
+            until_gone(&client, app.project.as_ref(), App::PLURAL, name, || Instant::now() >= until)?;
+        Ok(if is_gone { Ended::Done } else { Ended::TimedOut })
     }
 }
 

@@ -42,10 +42,7 @@ impl Server {
         for attempt in 1.. {
             let app = self.store().get::<App>(&Scope::All, key).await.map_err(failed)?;
             let app = app.ok_or_else(|| ApplyError::Absent { kind: App::NAME, key: key.clone() })?;
-            if let Some(at) = terms.at.filter(|at| *at != app.meta.revision) {
-                let now = format!("is at version {}, not {at}", app.meta.revision);
-                return Err(ApplyError::Stale { kind: App::NAME, key: key.clone(), now });
-            }
+            terms.check_version(&app)?;
             let world = self.reconciler().read(&app).await.map_err(failed)?.world;
             let given_up = abandon(self.store(), &app, &world, self.now()).await.map_err(failed)?;
             let (batch, left) = given_up.ok_or_else(|| ApplyError::Answers { key: key.clone() })?;
@@ -80,10 +77,7 @@ impl Server {
         let tombstone = self.store().get::<Tombstone>(&Scope::All, key).await.map_err(failed)?;
         let tombstone =
             tombstone.ok_or_else(|| ApplyError::Absent { kind: Tombstone::NAME, key: key.clone() })?;
-        if let Some(at) = terms.at.filter(|at| *at != tombstone.meta.revision) {
-            let now = format!("is at version {}, not {at}", tombstone.meta.revision);
-            return Err(ApplyError::Stale { kind: Tombstone::NAME, key: key.clone(), now });
-        }
+        terms.check_version(&tombstone)?;
         if terms.dry_run {
             return Ok(());
         }

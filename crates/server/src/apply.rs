@@ -66,6 +66,20 @@ pub struct Terms {
     pub receipt: Option<(Named, String)>,
 }
 
+impl Terms {
+    /// Whether an object is at the version that the caller believes.
+    pub(crate) fn check_version<K: Kind>(&self, object: &Object<K>) -> Result<(), ApplyError> {
+        let found = object.meta.revision;
+        match self.at.filter(|at| *at != found) {
+            None => Ok(()),
+            Some(at) => {
+                let now = format!("is at version {found}, not {at}");
+                Err(ApplyError::Stale { kind: K::NAME, key: object.meta.key.clone(), now })
+            }
+        }
+    }
+}
+
 /// Whose the fields are that are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum By {
@@ -472,12 +486,12 @@ impl Writer<'_> {
     /// Whether the object is as the caller believes.
     fn check_terms<K: Kind>(&self, key: &ObjectKey, old: Option<&Object<K>>) -> Result<(), ApplyError> {
         let stale = |now: String| Err(ApplyError::Stale { kind: K::NAME, key: key.clone(), now });
+        if let Some(old) = old.filter(|_| !self.terms.absent) {
+            self.terms.check_version(old)?;
+        }
         match (old, self.terms.at) {
             (Some(old), _) if self.terms.absent => {
                 stale(format!("is there, at version {}", old.meta.revision))
-            }
-            (Some(old), Some(at)) if at != old.meta.revision => {
-                stale(format!("is at version {}, not {at}", old.meta.revision))
             }
             (None, Some(_)) => stale("is not there".into()),
             (None, None) if self.terms.present => Err(ApplyError::Absent { kind: K::NAME, key: key.clone() }),

@@ -107,6 +107,11 @@ impl DataKeys {
         Ok(Self(vec![Key::generate()?]))
     }
 
+    /// Whether a key is one of them.
+    fn has(&self, key: &Key) -> bool {
+        self.0.iter().any(|it| it.id() == key.id())
+    }
+
     /// For a backup, which is encrypted as a whole.
     pub(crate) fn plain(&self) -> io::Result<Vec<u8>> {
         let keys = self.0.iter().map(|key| key.text().expose().clone()).collect();
@@ -173,8 +178,7 @@ impl Keyring {
             None if is_new || earlier.is_some() => (key_file(directory, given)?, DataKeys::default()),
             None => return Err(KeyError::NoRing(directory.join(RING))),
         };
-        let is_known = |key: &Key| keys.0.iter().any(|it| it.id() == key.id());
-        if let Some(earlier) = earlier.filter(|it| !is_known(it)) {
+        if let Some(earlier) = earlier.filter(|it| !keys.has(it)) {
             // An installation that went back to version 0.1 and came forward again has both.
             keys.0.insert(0, earlier);
             keys.write(directory, &file).map_err(fail)?;
@@ -193,7 +197,7 @@ impl Keyring {
     /// Removes the one key of version 0.1, which is a data key by now. To be called once there is no way back to that version.
     pub(crate) fn forget_before(&self) -> Result<(), KeyError> {
         match before(&self.directory)? {
-            Some(key) if self.all().0.iter().any(|it| it.id() == key.id()) => {
+            Some(key) if self.all().has(&key) => {
                 let path = self.directory.join(BEFORE);
                 std::fs::remove_file(&path).map_err(|source| KeyError::Io { path, source })
             }
@@ -211,8 +215,7 @@ impl Keyring {
     ) -> Result<Self, KeyError> {
         let fail = |source| KeyError::Io { path: directory.join(RING), source };
         let earlier = before(directory).ok().flatten();
-        let is_known = |key: &Key| keys.0.iter().any(|it| it.id() == key.id());
-        if earlier.is_some_and(|it| is_known(&it)) {
+        if earlier.is_some_and(|it| keys.has(&it)) {
             // It must not lie about in the clear beside the ring that has it.
             std::fs::remove_file(directory.join(BEFORE)).map_err(fail)?;
         }

@@ -227,10 +227,7 @@ impl Server {
         if !self.administrates(caller, &token).await.map_err(failed)? {
             return Ok(false);
         }
-        if let Some(at) = terms.at.filter(|at| *at != token.meta.revision) {
-            let now = format!("is at version {}, not {at}", token.meta.revision);
-            return Err(ApplyError::Stale { kind: Token::NAME, key, now });
-        }
+        terms.check_version(&token)?;
         if !terms.dry_run {
             let entry = entry(caller, Action::Delete, &key, self.now());
             let batch = Batch::new().delete(&token).audited(entry);
