@@ -1,12 +1,13 @@
 //! The agent as a driver: steps come in, what is seen goes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use plimsoll_container::{Engine, EngineError};
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
 use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{BootId, InstallationId, InstanceId, PartName, TargetName, Uid};
@@ -17,12 +18,18 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::cgroups::Cgroups;
-use crate::keeper::{Keeper, Setting, Sight};
+use crate::container::{self, Container, Engaged, container_name};
+use crate::engines::Engines;
+use crate::keeper::{Keeper, Sight};
 use crate::ledger::{LedgerFile, NotAdmitted};
 use crate::networks::Networks;
-use crate::place::{Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory};
-use crate::render::{self, RenderError};
+use crate::place::{
+    ContainerMark, Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory,
+};
+use crate::process::Process;
+use crate::render::{self, RenderError, Standpoint, Values};
 use crate::users::{NoUser, Users};
+use crate::vehicle::Vehicle;
 
 /// Time between two looks whether the node's network is as it should be.
 const NETWORK_LOOK: Duration = Duration::from_secs(30);
@@ -72,10 +79,25 @@ struct Inner {
     state: Mutex<State>,
 }
 
+/// What all instances share.
+struct Setting {
+    shim: Arc<[String]>,
+    cgroups: Arc<Cgroups>,
+    networks: Arc<Networks>,
+    engines: Arc<Engines>,
+}
+
 struct State {
     ledger: LedgerFile,
     users: Users,
     copies: BTreeMap<InstanceId, Copy>,
+}
+
+/// What is left of a step for an engine.
+enum Then {
+    Nothing,
+    RemoveContainer(InstanceId),
+    RemoveVolumes(Uid),
 }
 
 /// An address of its own, if it has one, and the ports that a program is given.
@@ -108,17 +130,18 @@ impl Agent {
         let users = Users::open(&directory).map_err(fail(&directory))?;
         let boot = plimsoll_shim::boot_id().map_err(fail(Path::new("/proc")))?;
         let setting = Setting {
-            content: config.content.clone(),
             shim: config.shim.clone().into(),
-            on_change: config.on_change.clone(),
             cgroups: Arc::new(Cgroups::discover(&config.installation)),
             networks: Arc::new(Networks::new(&directory)),
+            engines: Arc::new(Engines::new(&config.installation, &directory.join("volumes"))),
         };
         let state = Mutex::new(State { ledger, users, copies: BTreeMap::new() });
         let runtime = tokio::runtime::Handle::current();
         let agent = Self { inner: Arc::new(Inner { config, setting, runtime, boot, state }) };
         agent.inner.adopt().map_err(fail(&directory.join("instances")))?;
-        tokio::spawn(keep_up(Arc::downgrade(&agent.inner.setting.networks)));
+        let Setting { networks, engines, .. } = &agent.inner.setting;
+        tokio::spawn(keep_up(Arc::downgrade(networks), Arc::downgrade(engines)));
+        tokio::spawn(find_lost(Arc::downgrade(&agent.inner)));
         Ok(agent)
     }
 }
@@ -128,6 +151,10 @@ impl Agent {
     pub(crate) fn with<T>(&self, instance: &InstanceId, say: impl FnOnce(&Mark, &Place) -> T) -> Option<T> {
         let state = self.inner.lock();
         state.copies.get(instance).map(|copy| say(&copy.mark, &copy.place))
+    }
+
+    pub(crate) fn engines(&self) -> &Engines {
+        &self.inner.setting.engines
     }
 
     /// The command line of a supervisor, without its directory.
@@ -179,13 +206,95 @@ impl Inner {
     ) {
         let mark = Arc::new(mark);
         let (sender, receiver) = watch::channel(intent);
-        let (keeper, sight) =
-            Keeper::new(instance.clone(), place.clone(), mark.clone(), &self.setting, receiver, phase);
+        let vehicle = self.vehicle(&instance, &place, &mark);
+        let on_change = self.config.on_change.clone();
+        let (keeper, sight) = Keeper::new(place.clone(), mark.clone(), vehicle, on_change, receiver, phase);
         self.runtime.spawn(keeper.keep());
         state.copies.insert(instance, Copy { mark, place, sight, intent: sender });
     }
 
-    fn execute(&self, step: &Step, fence: &Fence, secrets: &SecretValues) -> Result<(), DriverError> {
+    fn vehicle(&self, instance: &InstanceId, place: &Place, mark: &Arc<Mark>) -> Vehicle {
+        let (place, mark, content) = (place.clone(), mark.clone(), self.config.content.clone());
+        let Setting { shim, cgroups, networks, engines } = &self.setting;
+        if mark.container.is_some() {
+            let name = container_name(&mark, instance);
+            return Vehicle::Container(Container { name, place, mark, content, engines: engines.clone() });
+        }
+        Vehicle::Process(Process {
+            instance: instance.clone(),
+            place,
+            mark,
+            content,
+            shim: shim.clone(),
+            cgroups: cgroups.clone(),
+            networks: networks.clone(),
+        })
+    }
+
+    /// The engine for a new container, and the network that it is to be in.
+    async fn engage(&self, launch: &Launch, key: &ObjectKey) -> Result<Engaged, DriverError> {
+        let failed = |error: EngineError| {
+            let text = error.to_string();
+            if error.is_retryable() { DriverError::Transient(text) } else { DriverError::Terminal(text) }
+        };
+        let engine = self.setting.engines.get(launch.engine.as_ref()).map_err(failed)?;
+        let facts = engine.facts().await.map_err(failed)?;
+        let project =
+            key.project.as_ref().ok_or_else(|| DriverError::Terminal("it has no project".into()))?;
+        let subnet = engine.network(project, None).await.map_err(failed)?;
+        let subnet = (!facts.is_rootless).then_some(subnet);
+        Ok(Engaged { network: engine.network_name(project), engine, subnet })
+    }
+
+    /// Whether a step does anything to an instance's container before it does something here.
+    fn container_of(&self, instance: &InstanceId) -> Option<(Engine, String, ObjectKey)> {
+        let state = self.lock();
+        let mark = &state.copies.get(instance)?.mark;
+        let engine = self.setting.engines.get(Some(&mark.container.as_ref()?.engine)).ok()?;
+        Some((engine, container_name(mark, instance), mark.key.clone()))
+    }
+
+    /// Carries out what concerns an engine, once the step is admitted.
+    async fn execute_there(&self, then: Then) -> Result<(), DriverError> {
+        let failed = |error: EngineError| DriverError::Transient(error.to_string());
+        match then {
+            Then::Nothing => Ok(()),
+            Then::RemoveContainer(instance) => {
+                let Some((engine, name, key)) = self.container_of(&instance) else {
+                    return Err(DriverError::Transient(format!("the engine of {instance} is not there")));
+                };
+                engine.remove(&name).await.map_err(failed)?;
+                self.remove(&mut self.lock(), &instance)?;
+                self.leave_network(&engine, &key).await;
+                Ok(())
+            }
+            Then::RemoveVolumes(app) => {
+                self.setting.engines.remove_volumes(&app).await.map_err(failed)?;
+                remove_tree(&self.volumes(&app))
+            }
+        }
+    }
+
+    /// Removes a project's network with its last container.
+    async fn leave_network(&self, engine: &Engine, key: &ObjectKey) {
+        let is_left = self.lock().copies.values().any(|copy| {
+            let container = copy.mark.container.as_ref();
+            container.is_some_and(|it| it.engine == *engine.address()) && copy.mark.key.project == key.project
+        });
+        if let Some(project) = key.project.as_ref().filter(|_| !is_left)
+            && let Some(subnet) = engine.remove_network(project).await
+        {
+            self.setting.engines.forget(subnet);
+        }
+    }
+
+    fn execute(
+        &self,
+        step: &Step,
+        fence: &Fence,
+        secrets: &SecretValues,
+        engaged: Option<&Engaged>,
+    ) -> Result<Then, DriverError> {
         if fence.installation != self.config.installation {
             return Err(DriverError::Terminal("this node serves another installation".into()));
         }
@@ -197,15 +306,25 @@ impl Inner {
             NotAdmitted::Disk(error) => transient("the ledger cannot be written", &error),
         })?;
         match &step.action {
+            // What was cut off is done to its end: nothing is left of an App that is gone.
+            Action::Close => return Ok(Then::RemoveVolumes(fence.app.clone())),
             _ if !changes => Ok(()),
             Action::Create { instance, revision, bindings, launch } => {
                 if let Some(copy) = state.copies.get(instance) {
-                    return copy.intend(Intent::Run);
+                    return copy.intend(Intent::Run).map(|()| Then::Nothing);
                 }
                 let (Some(component), Some(slot)) = (&step.component, step.slot) else {
                     return Err(DriverError::Terminal("a create names its component and slot".into()));
                 };
-                let (address, ports) = self.reach(&state, launch)?;
+                let (address, ports) = match engaged {
+                    Some(engaged) => (state.free_address(engaged)?, launch.ports.clone()),
+                    None => self.reach(&state, launch)?,
+                };
+                let container = engaged.map(|engaged| {
+                    let published =
+                        if address.is_none() { state.free_ports(launch)? } else { BTreeMap::new() };
+                    Ok(ContainerMark { engine: engaged.engine.address().clone(), published })
+                });
                 let mark = Mark {
                     installation: fence.installation.clone(),
                     app: fence.app.clone(),
@@ -217,22 +336,28 @@ impl Inner {
                     ports,
                     address,
                     user: user(&mut state.users, &fence.key)?,
+                    container: container.transpose()?,
                     launch: Launch::clone(launch),
                 };
-                self.create(&mut state, instance, mark, secrets)
+                self.create(&mut state, instance, mark, secrets, engaged)
             }
             Action::Stop { instance, grace } => match state.copies.get(instance) {
                 Some(copy) => copy.intend(Intent::Stop(*grace)),
                 None => Ok(()),
             },
-            Action::Remove { instance } => self.remove(&mut state, instance),
-            Action::Close => remove_tree(&self.volumes(&fence.app)),
+            Action::Remove { instance } => {
+                if state.copies.get(instance).is_some_and(|copy| copy.mark.container.is_some()) {
+                    return Ok(Then::RemoveContainer(instance.clone()));
+                }
+                self.remove(&mut state, instance)
+            }
             Action::Publish { .. }
             | Action::Admit { .. }
             | Action::Drain { .. }
             | Action::Expel { .. }
             | Action::Withdraw => Err(DriverError::Terminal("a node has no router's steps".into())),
         }
+        .map(|()| Then::Nothing)
     }
 
     /// Where a new instance is reached: in a network of its own if there can be one, or else on the loopback address.
@@ -245,6 +370,20 @@ impl Inner {
         }
     }
 
+    /// Makes a directory for a container that has none.
+    fn take_over(&self, instance: InstanceId, mark: Mark) -> io::Result<()> {
+        let mut state = self.lock();
+        let place = self.place(&instance);
+        if state.copies.contains_key(&instance) || place.path().exists() {
+            return Ok(());
+        }
+        private_directory(place.path(), None)?;
+        place.write_begun()?;
+        place.write_mark(&mark)?;
+        self.keep(&mut state, instance, place, mark, (Intent::Run, Phase::Unknown));
+        Ok(())
+    }
+
     /// Writes an instance down under another name, then gives it its own: it is there as a whole or not at all.
     fn create(
         &self,
@@ -252,6 +391,7 @@ impl Inner {
         instance: &InstanceId,
         mark: Mark,
         secrets: &SecretValues,
+        engaged: Option<&Engaged>,
     ) -> Result<(), DriverError> {
         let instances = self.config.directory.join("instances");
         // No instance id begins with a dot.
@@ -265,8 +405,20 @@ impl Inner {
                 passable_directory(&self.volumes(&mark.app))?;
                 passable_directory(&slot)?;
             }
-            let run = render::prepare(&draft, &place, &slot, &mark, secrets)?;
-            plimsoll_shim::write_durably(draft.path(), plimsoll_shim::RUN, &run)?;
+            if let Some(engaged) = engaged {
+                if !mark.launch.volumes.is_empty() {
+                    self.setting.engines.note_volumes(&mark.app, engaged.engine.address())?;
+                }
+                let is_led = mark.address.is_some();
+                let from = if is_led { Standpoint::Container } else { Standpoint::Node };
+                let values = Values { secrets, from };
+                let recipe = container::recipe(&draft, &place, &slot, &mark, engaged, values)?;
+                draft.write_recipe(&recipe)?;
+            } else {
+                let values = Values { secrets, from: Standpoint::Node };
+                let run = render::prepare(&draft, &place, &slot, &mark, values)?;
+                plimsoll_shim::write_durably(draft.path(), plimsoll_shim::RUN, &run)?;
+            }
             draft.write_mark(&mark)?;
             std::fs::rename(draft.path(), place.path())?;
             sync_directory(&instances)?;
@@ -294,7 +446,7 @@ impl Inner {
         self.setting.cgroups.remove(instance);
         // What is left of it under that name is cleared away when an agent starts.
         remove_tree_io(&gone).ok();
-        if state.copies.values().all(|copy| copy.mark.address.is_none()) {
+        if !state.copies.values().any(|copy| copy.mark.address.is_some() && copy.mark.container.is_none()) {
             // The next instance makes it again, should it be left half there.
             self.setting.networks.give_back().ok();
         }
@@ -320,10 +472,21 @@ impl State {
         })
     }
 
+    /// An address in the network of an engine, where that leads anywhere.
+    fn free_address(&self, engaged: &Engaged) -> Result<Option<Ipv4Addr>, DriverError> {
+        let Some(subnet) = engaged.subnet else { return Ok(None) };
+        let taken: BTreeSet<Ipv4Addr> = self.copies.values().filter_map(|copy| copy.mark.address).collect();
+        let free = subnet.hosts().find(|address| !taken.contains(address));
+        let full = || DriverError::Transient(format!("all addresses of {subnet} are taken"));
+        free.map(Some).ok_or_else(full)
+    }
+
     /// A port on the loopback address for each declared one.
     fn free_ports(&self, launch: &Launch) -> Result<BTreeMap<PartName, u16>, DriverError> {
-        let taken =
-            |port: u16| self.copies.values().any(|copy| copy.mark.ports.values().any(|it| *it == port));
+        let taken = |port: u16| {
+            let shared = self.copies.values().filter(|copy| copy.mark.address.is_none());
+            shared.flat_map(|copy| copy.mark.endpoints().into_values()).any(|at| at.port() == port)
+        };
         let mut found = BTreeMap::new();
         let mut held = Vec::new();
         for name in launch.ports.keys() {
@@ -359,13 +522,34 @@ impl Copy {
     }
 }
 
-/// Looks after the node's network for as long as there is an agent.
-async fn keep_up(networks: Weak<Networks>) {
+/// Looks after the node's networks for as long as there is an agent.
+async fn keep_up(networks: Weak<Networks>, engines: Weak<Engines>) {
     loop {
         tokio::time::sleep(NETWORK_LOOK).await;
-        let Some(networks) = networks.upgrade() else { return };
+        let (Some(networks), Some(engines)) = (networks.upgrade(), engines.upgrade()) else { return };
         // What cannot be put right now is tried again; whoever needs the network meanwhile is told.
-        tokio::task::spawn_blocking(move || networks.keep_up().ok()).await.ok();
+        let kept = move || (networks.keep_up().ok(), engines.keep_up().ok());
+        tokio::task::spawn_blocking(kept).await.ok();
+    }
+}
+
+/// Takes over containers that are ours and whose directories are lost, once the usual engine has said what it has.
+async fn find_lost(inner: Weak<Inner>) {
+    let Some(engine) = inner.upgrade().and_then(|inner| inner.setting.engines.get(None).ok()) else { return };
+    let mut view = engine.view();
+    let Ok(view) = view.wait_for(|view| view.is_answering).await.map(|view| view.clone()) else { return };
+    let Some(inner) = inner.upgrade() else { return };
+    for (name, marks) in &view.marks {
+        let Some(mark) = marks.get(container::MARK).and_then(|text| serde_json::from_str::<Mark>(text).ok())
+        else {
+            continue;
+        };
+        let instance = name.splitn(3, '-').nth(2).and_then(|name| name.parse::<InstanceId>().ok());
+        let Some(instance) = instance else { continue };
+        if *name == container_name(&mark, &instance) {
+            // A disk that does not take it now takes it when an agent starts the next time.
+            inner.take_over(instance, mark).ok();
+        }
     }
 }
 
@@ -449,9 +633,18 @@ impl Driver for Agent {
         let (inner, step, fence, secrets) =
             (self.inner.clone(), step.clone(), fence.clone(), secrets.clone());
         Box::pin(async move {
+            let engaged = match &step.action {
+                Action::Create { launch, .. } if launch.image.is_some() => {
+                    Some(inner.engage(launch, &fence.key).await?)
+                }
+                _ => None,
+            };
             // The disk is waited for on a thread that nobody else waits on.
-            let done = tokio::task::spawn_blocking(move || inner.execute(&step, &fence, &secrets)).await;
-            done.unwrap_or_else(|error| Err(DriverError::Transient(error.to_string())))
+            let here = inner.clone();
+            let done = move || here.execute(&step, &fence, &secrets, engaged.as_ref());
+            let done = tokio::task::spawn_blocking(done).await;
+            let then = done.unwrap_or_else(|error| Err(DriverError::Transient(error.to_string())))?;
+            inner.execute_there(then).await
         })
     }
 }

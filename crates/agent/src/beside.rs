@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use plimsoll_model::ObjectKey;
-use plimsoll_model::id::{ComponentName, InstanceId, PartName};
+use plimsoll_model::id::{ComponentName, Digest, InstanceId, PartName};
 use plimsoll_shim::{STARTED, Started, read};
 
 use crate::agent::Agent;
@@ -59,6 +59,15 @@ impl Agent {
             command.arg("--").args(argv).current_dir("/");
             Some(command)
         })?
+    }
+
+    /// The id of an image that the usual engine has under a name.
+    ///
+    /// # Errors
+    /// Why the engine does not say, as a sentence.
+    pub async fn image(&self, name: &str) -> Result<Option<Digest>, String> {
+        let engine = self.engines().get(None).map_err(|error| error.to_string())?;
+        engine.image_id(name).await.map_err(|error| error.to_string())
     }
 
     /// When an instance's latest run began, in milliseconds since 1970 UTC; `None` if it is not kept here.

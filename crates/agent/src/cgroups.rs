@@ -46,7 +46,7 @@ fn controller(limit: Limit) -> &'static str {
         Limit::Cpu => "cpu",
         Limit::Memory => "memory",
         Limit::Pids => "pids",
-        Limit::VolumeSize | Limit::Network | Limit::Tmp => "",
+        Limit::VolumeSize | Limit::Network | Limit::Tmp | Limit::Security | Limit::Addresses => "",
     }
 }
 
@@ -142,7 +142,7 @@ impl Controller {
             (Limit::Memory, Version::One) => write("memory.limit_in_bytes", value.to_string())?,
             (Limit::Memory, Version::Two) => write("memory.max", value.to_string())?,
             (Limit::Pids, _) => write("pids.max", value.to_string())?,
-            (Limit::VolumeSize | Limit::Network | Limit::Tmp, _) => {
+            (Limit::VolumeSize | Limit::Network | Limit::Tmp | Limit::Security | Limit::Addresses, _) => {
                 return Err(io::ErrorKind::Unsupported.into());
             }
         }

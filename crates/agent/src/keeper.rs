@@ -6,24 +6,19 @@
 //! ```
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plimsoll_model::health::Health;
-use plimsoll_model::id::InstanceId;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::world::{Blockage, Exit, Instance, Limit, Phase};
-use plimsoll_shim::{RUN, Run, SHARED, read};
 use tokio::sync::watch;
 
 use crate::agent::OnChange;
-use crate::cgroups::Cgroups;
-use crate::networks::Networks;
 use crate::place::{Counters, Intent, Mark, Place};
-use crate::render::{self, RenderError};
-use crate::runner::{self, Runner, Surroundings};
-use crate::{probe, runner::Latest};
+use crate::probe;
+use crate::runner::Latest;
+use crate::vehicle::{NotStarted, Outcome, Running, Vehicle};
 
 /// The first pause before a program that ended is started again; it doubles up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -37,9 +32,6 @@ const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The first pause between two probes of a program that has not answered yet; it doubles up to the declared one.
 const PROBE_FIRST: Duration = Duration::from_millis(10);
-
-/// Time on top of the grace time after which a supervisor that did not end its program is overruled.
-const OVERRULED: Duration = Duration::from_secs(5);
 
 /// What can be seen of an instance from outside.
 #[derive(Clone)]
@@ -108,52 +100,27 @@ impl Sight {
 
 /// Keeps one instance.
 pub(crate) struct Keeper {
-    pub(crate) instance: InstanceId,
     pub(crate) place: Place,
     pub(crate) mark: Arc<Mark>,
-    pub(crate) content: PathBuf,
-    pub(crate) shim: Arc<[String]>,
     pub(crate) on_change: OnChange,
-    cgroups: Arc<Cgroups>,
-    networks: Arc<Networks>,
+    vehicle: Vehicle,
     sight: Sight,
     intent: watch::Receiver<Intent>,
     /// Ends in a row that came soon.
     failures: u32,
 }
 
-/// Where a keeper's parts come from.
-pub(crate) struct Setting {
-    pub(crate) content: PathBuf,
-    pub(crate) shim: Arc<[String]>,
-    pub(crate) on_change: OnChange,
-    pub(crate) cgroups: Arc<Cgroups>,
-    pub(crate) networks: Arc<Networks>,
-}
-
 impl Keeper {
     pub(crate) fn new(
-        instance: InstanceId,
         place: Place,
         mark: Arc<Mark>,
-        setting: &Setting,
+        vehicle: Vehicle,
+        on_change: OnChange,
         intent: watch::Receiver<Intent>,
         phase: Phase,
     ) -> (Self, Sight) {
         let sight = Sight::new(place.counters(), phase);
-        let keeper = Self {
-            instance,
-            place,
-            mark,
-            content: setting.content.clone(),
-            shim: setting.shim.clone(),
-            on_change: setting.on_change.clone(),
-            cgroups: setting.cgroups.clone(),
-            networks: setting.networks.clone(),
-            sight: sight.clone(),
-            intent,
-            failures: 0,
-        };
+        let keeper = Self { place, mark, on_change, vehicle, sight: sight.clone(), intent, failures: 0 };
         (keeper, sight)
     }
 
@@ -211,16 +178,15 @@ impl Keeper {
 
     /// One run from its start, or from its adoption, to its end or to another intent.
     async fn run(&mut self) -> io::Result<()> {
-        let runner = match runner::adopt(&self.place).await? {
-            Some(runner) => {
-                self.limit();
-                runner
-            }
+        let run = match self.vehicle.adopt().await? {
+            Some(run) => run,
             None => match self.start().await? {
-                Some(runner) => runner,
+                Some(run) => run,
                 None => return Ok(()),
             },
         };
+        let unenforced = self.vehicle.unenforced().await;
+        self.sight.lock().unenforced = unenforced;
         let began = Instant::now();
         // A receiver of its own, so that the change is still news to whoever asks next.
         let mut intent = self.intent.clone();
@@ -228,110 +194,59 @@ impl Keeper {
             biased;
             // What runs goes on running: the next intent, or the next agent, finds it.
             changed = intent.changed() => return changed.map_err(io::Error::other),
-            () = runner.ended() => {}
-            () = self.probe() => {
-                runner::ask_to_stop(&self.place, self.mark.launch.grace).ok();
-                let limit = Duration::from_millis(self.mark.launch.grace.millis) + OVERRULED;
-                tokio::time::timeout(limit, runner.ended()).await.ok();
-            }
+            () = self.vehicle.ended(&run) => {}
+            () = self.probe() => self.vehicle.end(&run, self.mark.launch.grace).await,
         }
-        let exit = runner.outcome(&self.place).await?;
-        if runner.was_not_begun(&self.place)? {
-            // That was not the program's fault: the log has the reason.
-            self.networks.distrust();
-            self.enter(Phase::Blocked { by: Blockage::Network });
-            self.pause(BLOCKED_PAUSE).await;
-            return Ok(());
+        match self.vehicle.outcome(&run).await? {
+            Outcome::Ended(exit) => self.back_off(exit, began).await,
+            Outcome::NotBegun => self.blocked(Blockage::Network).await,
         }
+        Ok(())
+    }
+
+    /// Waits before the next run: the longer, the more often it ended soon.
+    async fn back_off(&mut self, exit: Exit, began: Instant) {
         self.note_exit(exit);
         self.failures = if began.elapsed() >= LONG_RUN { 0 } else { self.failures.saturating_add(1) };
         self.enter(Phase::Backoff { since: Span::ZERO });
         let exponent = self.failures.saturating_sub(1).min(16);
         self.pause((BACKOFF_FIRST * 2_u32.pow(exponent)).min(BACKOFF_LONGEST)).await;
-        Ok(())
+    }
+
+    async fn blocked(&mut self, by: Blockage) {
+        self.enter(Phase::Blocked { by });
+        self.pause(BLOCKED_PAUSE).await;
     }
 
     /// Starts the next run; `None` if that is not possible now.
-    async fn start(&mut self) -> io::Result<Option<Runner>> {
-        let Latest { attempt, exit } = runner::latest(&self.place)?;
+    async fn start(&mut self) -> io::Result<Option<Running>> {
+        let Latest { attempt, exit } = self.vehicle.latest().await?;
         if let Some(exit) = exit {
             self.note_exit(exit);
         }
-        let run: Option<Run> = read(self.place.path(), RUN)?;
-        // Written before every start, so that it is certain where the program has never been.
-        let is_first = run.is_some_and(|run| run.attempt == 0);
-        let blocked = if is_first { self.first_start() } else { None };
-        let started = if let Some(blockage) = blocked {
-            Err(blockage)
-        } else {
-            self.surroundings().and_then(|around| {
-                runner::start(&self.place, &self.shim, around).map_err(|error| blockage(&error))
-            })
-        };
-        let runner = match started {
-            Ok(runner) => runner,
-            Err(by) => {
-                self.enter(Phase::Blocked { by });
-                self.pause(BLOCKED_PAUSE).await;
-                return Ok(None);
+        let count = |this: &Self| {
+            if attempt > 0 {
+                let mut state = this.sight.lock();
+                state.counters.restarts += 1;
+                this.place.write_counters(state.counters);
             }
         };
-        runner.announced(&self.place).await;
-        if attempt > 0 && !runner.was_not_begun(&self.place)? {
-            let mut state = self.sight.lock();
-            state.counters.restarts += 1;
-            self.place.write_counters(state.counters);
-        }
-        Ok(Some(runner))
-    }
-
-    /// What the next run is kept within.
-    fn surroundings(&self) -> Result<Surroundings, Blockage> {
-        let network = self.mark.address.map(|address| {
-            let ports = self.mark.ports.values().copied().collect();
-            self.networks.of(address, ports).map_err(|error| {
-                plimsoll_shim::note(self.place.path(), &format!("it cannot be started: {error}"));
-                Blockage::Network
-            })
-        });
-        Ok(Surroundings { groups: self.limit(), network: network.transpose()?, tmp: self.own_tmp() })
-    }
-
-    /// What takes the place of `/tmp`: nothing where we may not mount, nor where `/tmp` holds the node's own directory.
-    fn own_tmp(&self) -> Option<PathBuf> {
-        let hides_us = SHARED.iter().any(|shared| self.place.path().starts_with(shared));
-        (!hides_us && self.networks.has_mounts()).then(|| self.place.tmp())
-    }
-
-    /// Makes the instance's groups, anew for each run: a reboot forgets them. Notes what cannot be enforced.
-    fn limit(&self) -> Vec<PathBuf> {
-        let limited = self.cgroups.limit(&self.instance, &self.mark.launch.resources);
-        let mut unenforced = limited.unenforced;
-        if self.mark.launch.volumes.values().any(|volume| volume.size.is_some()) {
-            unenforced.push(Limit::VolumeSize);
-        }
-        if self.mark.address.is_none() {
-            unenforced.push(Limit::Network);
-        }
-        if self.own_tmp().is_none() {
-            unenforced.push(Limit::Tmp);
-        }
-        self.sight.lock().unenforced = unenforced;
-        limited.groups
-    }
-
-    /// Puts the program in its place. Before the first run only: afterwards the directory is the
-    /// program's own, and nothing is written there.
-    fn first_start(&self) -> Option<Blockage> {
-        match render::place_content(&self.place, &self.mark, &self.content) {
-            Ok(true) => {
-                if let Some(why) = self.networks.why_shared().filter(|_| self.mark.address.is_none()) {
-                    plimsoll_shim::note(self.place.path(), &format!("it shares the node's network: {why}"));
+        match self.vehicle.start(|phase| self.enter(phase)).await? {
+            Ok(run) => {
+                if self.vehicle.was_begun(&run)? {
+                    count(self);
                 }
-                None
+                Ok(Some(run))
             }
-            Err(RenderError::Disk(error)) => Some(blockage(&error)),
-            Ok(false) | Err(_) => Some(Blockage::Content),
+            Err(NotStarted::Blocked(by)) => {
+                self.blocked(by).await;
+                Ok(None)
+            }
+            Err(NotStarted::Failed(exit)) => {
+                count(self);
+                self.back_off(exit, Instant::now()).await;
+                Ok(None)
+            }
         }
     }
 
@@ -343,8 +258,7 @@ impl Keeper {
             return std::future::pending().await;
         };
         let endpoints = self.mark.endpoints();
-        let mut beside = self.shim.to_vec();
-        beside.extend([self.place.path().display().to_string(), "--".into()]);
+        let beside = self.vehicle.beside();
         let began = Instant::now();
         let every = Duration::from_millis(health.every.millis);
         let (mut failures, mut pause) = (0, PROBE_FIRST);
@@ -374,14 +288,13 @@ impl Keeper {
     }
 
     async fn stop(&mut self, grace: Span) -> io::Result<()> {
-        if let Some(runner) = runner::adopt(&self.place).await? {
+        if let Some(run) = self.vehicle.adopt().await? {
             self.enter(Phase::Stopping { since: Span::ZERO });
-            runner::ask_to_stop(&self.place, grace).ok();
-            let limit = Duration::from_millis(grace.millis) + OVERRULED;
-            tokio::time::timeout(limit, runner.ended()).await.ok();
-            let exit = runner.outcome(&self.place).await?;
-            self.note_exit(exit);
-        } else if let Some(exit) = runner::latest(&self.place)?.exit {
+            self.vehicle.end(&run, grace).await;
+            if let Outcome::Ended(exit) = self.vehicle.outcome(&run).await? {
+                self.note_exit(exit);
+            }
+        } else if let Some(exit) = self.vehicle.latest().await?.exit {
             self.note_exit(exit);
         }
         self.enter(Phase::Stopped);
@@ -395,12 +308,4 @@ impl Keeper {
 fn is_dead(health: &Health, failures: u32, age: Duration) -> bool {
     let started = age >= Duration::from_millis(health.start.millis);
     started && health.live.failures > 0 && failures >= health.live.failures
-}
-
-/// Which reason outside of the program an error of the system stands for.
-fn blockage(error: &io::Error) -> Blockage {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => Blockage::Processes,
-        _ => Blockage::Disk,
-    }
 }

@@ -15,14 +15,18 @@
 mod agent;
 mod beside;
 mod cgroups;
+mod container;
+mod engines;
 mod keeper;
 mod ledger;
 mod networks;
 mod place;
 mod probe;
+mod process;
 mod render;
 mod runner;
 mod users;
+mod vehicle;
 
 pub use agent::{Agent, AgentError, Config, OnChange};
 pub use beside::{Reached, Used};

@@ -6,6 +6,9 @@
 //!   intent.json    whether it should run
 //!   counters.json  what is counted over its life
 //!   run.json …     what agent and supervisor tell each other, see plimsoll-shim
+//!   container.json what its container is made of, where it is one
+//!   begun.json     that its container was about to be started
+//!   files/         declared files, as they are mounted into an image
 //!   log, log.1     what the program said
 //!   bindings/      relation data
 //!   tmp/           the program's own temporary files
@@ -22,11 +25,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
+use plimsoll_container::Recipe;
 use plimsoll_driver::Marked;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{
     BindingsHash, ComponentHash, ComponentName, InstallationId, InstanceId, PartName, Slot, Uid,
 };
+use plimsoll_model::kind::EngineAddress;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::Launch;
 use plimsoll_shim::{LOG, LOG_BEFORE};
@@ -35,6 +40,8 @@ use serde::{Deserialize, Serialize};
 const MARK: &str = "mark.json";
 const INTENT: &str = "intent.json";
 const COUNTERS: &str = "counters.json";
+const RECIPE: &str = "container.json";
+const BEGUN: &str = "begun.json";
 
 /// Whose an instance is and what it runs. Without secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,7 +60,21 @@ pub(crate) struct Mark {
     #[serde(default)]
     pub(crate) address: Option<Ipv4Addr>,
     pub(crate) user: Option<u32>,
+    /// Where it is a container, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<ContainerMark>,
     pub(crate) launch: Launch,
+}
+
+/// Where an instance is a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ContainerMark {
+    /// The engine that keeps it.
+    pub(crate) engine: EngineAddress,
+    /// Ports of the node's loopback address that lead to it, where it has no address of its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) published: BTreeMap<PartName, u16>,
 }
 
 impl Mark {
@@ -69,7 +90,8 @@ impl Mark {
     pub(crate) fn endpoints(&self) -> BTreeMap<PartName, SocketAddr> {
         let ip = self.address.unwrap_or(Ipv4Addr::LOCALHOST);
         let at = |port| SocketAddr::from((ip, port));
-        self.ports.iter().map(|(name, port)| (name.clone(), at(*port))).collect()
+        let published = self.container.as_ref().map(|it| &it.published).filter(|_| self.address.is_none());
+        published.unwrap_or(&self.ports).iter().map(|(name, port)| (name.clone(), at(*port))).collect()
     }
 }
 
@@ -126,6 +148,27 @@ impl Place {
 
     pub(crate) fn write_mark(&self, mark: &Mark) -> io::Result<()> {
         plimsoll_shim::write_durably(&self.path, MARK, mark)
+    }
+
+    pub(crate) fn files(&self) -> PathBuf {
+        self.path.join("files")
+    }
+
+    pub(crate) fn recipe(&self) -> io::Result<Option<Recipe>> {
+        plimsoll_shim::read(&self.path, RECIPE)
+    }
+
+    pub(crate) fn write_recipe(&self, recipe: &Recipe) -> io::Result<()> {
+        plimsoll_shim::write_durably(&self.path, RECIPE, recipe)
+    }
+
+    /// Whether a container of it may have run: nothing is written where its program may have been.
+    pub(crate) fn has_begun(&self) -> io::Result<bool> {
+        Ok(plimsoll_shim::read::<bool>(&self.path, BEGUN)?.is_some())
+    }
+
+    pub(crate) fn write_begun(&self) -> io::Result<()> {
+        plimsoll_shim::write_durably(&self.path, BEGUN, &true)
     }
 
     /// A directory without an intent was made by a step that meant it to run.

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
+use plimsoll_container::{Attached, Engine, EngineError, Output};
 use plimsoll_model::health::{ExecProbe, Health, HttpProbe, Probe};
 use plimsoll_model::id::PartName;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -24,12 +26,21 @@ const LARGEST: usize = 64 << 10;
 /// Bytes of a complaint that are kept.
 const LONGEST: usize = 400;
 
-/// Probes once. The command line `beside` runs what is added to it where the program runs. The error says what was
-/// seen instead, cut to a few lines.
+/// How a command is run where a program runs.
+pub(crate) enum Beside {
+    /// By a command line that what is to be run is added to.
+    Process(Vec<String>),
+    /// By the engine that has this container.
+    Container(Engine, String),
+    /// Not now; why.
+    Nowhere(String),
+}
+
+/// Probes once. The error says what was seen instead, cut to a few lines.
 pub(crate) async fn once(
     health: &Health,
     endpoints: &BTreeMap<PartName, SocketAddr>,
-    beside: &[String],
+    beside: &Beside,
 ) -> Result<(), String> {
     let at = |port: &PartName| endpoints.get(port).copied().ok_or_else(|| format!("it has no port {port}"));
     let probe = async {
@@ -82,8 +93,17 @@ async fn http(probe: &HttpProbe, at: SocketAddr) -> Result<(), String> {
     }
 }
 
-async fn exec(probe: &ExecProbe, beside: &[String]) -> Result<(), String> {
+async fn exec(probe: &ExecProbe, beside: &Beside) -> Result<(), String> {
     let name = probe.command.first().ok_or_else(|| "it has no command".to_owned())?;
+    let beside = match beside {
+        Beside::Process(beside) => beside,
+        Beside::Container(engine, container) => {
+            return exec_in_container(engine, container, probe)
+                .await
+                .map_err(|error| format!("{name}: {error}"));
+        }
+        Beside::Nowhere(why) => return Err(format!("{name}: {why}")),
+    };
     let (shim, arguments) = beside.split_first().ok_or_else(|| "there is no supervisor".to_owned())?;
     let mut command = Command::new(shim);
     command.args(arguments).args(&probe.command).current_dir("/").process_group(0);
@@ -102,6 +122,38 @@ async fn exec(probe: &ExecProbe, beside: &[String]) -> Result<(), String> {
     }
     complained.append(&mut said);
     Err(format!("{name}: {status}: {}", String::from_utf8_lossy(&complained).trim_end()))
+}
+
+async fn exec_in_container(engine: &Engine, container: &str, probe: &ExecProbe) -> Result<(), String> {
+    let failed = |error: EngineError| error.to_string();
+    let attached = engine.attach(container, &probe.command, false, false).await.map_err(failed)?;
+    let Attached { command, mut output, input } = attached;
+    let mut running = InContainer(Some(command));
+    let mut said = Vec::new();
+    while let Some(Output::Out(piece) | Output::Err(piece)) = output.next().await {
+        let room = LARGEST.saturating_sub(said.len()).min(piece.len());
+        said.extend_from_slice(&piece[..room]);
+    }
+    drop(input);
+    let Some(command) = &running.0 else { return Ok(()) };
+    let code = command.exit_code().await.map_err(failed)?;
+    running.0 = None;
+    match code {
+        Some(0) => Ok(()),
+        Some(code) => Err(format!("exit code {code}: {}", String::from_utf8_lossy(&said).trim_end())),
+        None => Err("nobody knows how it ended".to_owned()),
+    }
+}
+
+/// A command in a container, which ends with its probe.
+struct InContainer(Option<plimsoll_container::Command>);
+
+impl Drop for InContainer {
+    fn drop(&mut self) {
+        if let Some(command) = self.0.take() {
+            tokio::spawn(async move { command.kill().await });
+        }
+    }
 }
 
 /// Keeps the beginning of an output, and lets the rest go by.

@@ -10,6 +10,7 @@ use plimsoll_driver::SecretValues;
 use plimsoll_model::id::Digest;
 use plimsoll_model::revision::{Content, Listing};
 use plimsoll_model::step::{Fragment, Launch, Rendered, VolumeMount};
+use plimsoll_model::world::from_containers;
 use plimsoll_shim::Run;
 
 use crate::place::{Mark, Place, own, private_directory, sync_below};
@@ -26,20 +27,43 @@ pub(crate) enum RenderError {
     Outside(String),
     #[error("{0} lies in a volume, which is the program's own")]
     InVolume(String),
+    #[error("its container cannot be described: {0}")]
+    Recipe(&'static str),
     #[error("the listing of the program's directory cannot be read: {0}")]
     Listing(#[from] serde_json::Error),
     #[error(transparent)]
     Disk(#[from] io::Error),
 }
 
-/// Text with its secrets put in.
-fn text(rendered: &Rendered, secrets: &SecretValues) -> Result<String, RenderError> {
+/// From where a copy sees the stable addresses of components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standpoint {
+    /// As the node does.
+    Node,
+    /// From a container.
+    Container,
+}
+
+/// What goes in the place of references.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'a> {
+    pub(crate) secrets: &'a SecretValues,
+    pub(crate) from: Standpoint,
+}
+
+/// Text with its secrets and addresses put in.
+pub(crate) fn text(rendered: &Rendered, values: Values<'_>) -> Result<String, RenderError> {
     let mut out = String::new();
     for fragment in &rendered.0 {
         match fragment {
             Fragment::Text(text) => out.push_str(text),
+            Fragment::Host(ip) => out.push_str(&match values.from {
+                Standpoint::Node => ip.to_string(),
+                Standpoint::Container => from_containers(*ip).to_string(),
+            }),
             Fragment::Secret { secret, .. } => {
-                let value = secrets.get(secret).ok_or_else(|| RenderError::NoSecret(secret.to_string()))?;
+                let value =
+                    values.secrets.get(secret).ok_or_else(|| RenderError::NoSecret(secret.to_string()))?;
                 out.push_str(value.expose());
             }
         }
@@ -80,7 +104,7 @@ pub(crate) fn prepare(
     home: &Place,
     volumes: &Path,
     mark: &Mark,
-    secrets: &SecretValues,
+    values: Values<'_>,
 ) -> Result<Run, RenderError> {
     let Mark { launch, user, .. } = mark;
     for directory in [place.work(), place.tmp(), place.bindings()] {
@@ -94,12 +118,12 @@ pub(crate) fn prepare(
     };
     for (path, rendered) in &launch.files {
         own(path)?;
-        write(&place.work(), path, text(rendered, secrets)?.as_bytes(), *user)?;
+        write(&place.work(), path, text(rendered, values)?.as_bytes(), *user)?;
     }
     for (relation, data) in &launch.bindings {
         for (key, rendered) in data {
             let path = format!("{relation}/{key}");
-            write(&place.bindings(), &path, text(rendered, secrets)?.as_bytes(), *user)?;
+            write(&place.bindings(), &path, text(rendered, values)?.as_bytes(), *user)?;
         }
     }
     let directory = match &launch.workdir {
@@ -128,13 +152,25 @@ pub(crate) fn prepare(
     Ok(Run {
         attempt: 0,
         argv: argv(launch, home)?,
-        env: environment(home, mark, secrets)?,
+        env: environment(home, mark, values)?,
         directory: directory.display().to_string(),
         groups: Vec::new(),
         user: *user,
         network: None,
         tmp: None,
     })
+}
+
+/// A file that a container's user may read, whoever that is. Nobody else gets that far.
+pub(crate) fn write_readable(path: &Path, bytes: &[u8]) -> Result<(), RenderError> {
+    std::fs::write(path, bytes)?;
+    Ok(std::fs::set_permissions(path, Permissions::from_mode(0o444))?)
+}
+
+/// A directory that a container's user may read.
+pub(crate) fn readable_directory(path: &Path) -> Result<(), RenderError> {
+    private_directory(path, None)?;
+    Ok(std::fs::set_permissions(path, Permissions::from_mode(0o755))?)
 }
 
 /// Where volumes are to be seen.
@@ -168,7 +204,7 @@ fn argv(launch: &Launch, home: &Place) -> Result<Vec<String>, RenderError> {
 fn environment(
     home: &Place,
     mark: &Mark,
-    secrets: &SecretValues,
+    values: Values<'_>,
 ) -> Result<BTreeMap<String, String>, RenderError> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
@@ -176,6 +212,17 @@ fn environment(
         ("HOME".to_owned(), home.work().display().to_string()),
         ("TMPDIR".to_owned(), home.tmp().display().to_string()),
         ("SERVICE_BINDING_ROOT".to_owned(), home.bindings().display().to_string()),
+    ]);
+    env.append(&mut own_environment(mark, values)?);
+    Ok(env)
+}
+
+/// What every copy is told of itself, and what is declared for it.
+pub(crate) fn own_environment(
+    mark: &Mark,
+    values: Values<'_>,
+) -> Result<BTreeMap<String, String>, RenderError> {
+    let mut env = BTreeMap::from([
         ("PLIMSOLL_APP".to_owned(), mark.key.name.to_string()),
         ("PLIMSOLL_COMPONENT".to_owned(), mark.component.to_string()),
         ("PLIMSOLL_SLOT".to_owned(), mark.slot.0.to_string()),
@@ -188,7 +235,7 @@ fn environment(
         env.insert(format!("PORT_{name}"), port.to_string());
     }
     for (name, rendered) in &mark.launch.env {
-        env.insert(name.to_string(), text(rendered, secrets)?);
+        env.insert(name.to_string(), text(rendered, values)?);
     }
     Ok(env)
 }
@@ -200,6 +247,10 @@ fn environment(
 pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Result<bool, RenderError> {
     let mut files = BTreeMap::new();
     match &mark.launch.content {
+        None if mark.launch.image.is_some() => {
+            sync_below(place.path())?;
+            return Ok(true);
+        }
         None if mark.launch.files.is_empty() && mark.launch.bindings.is_empty() => return Ok(true),
         None => {}
         Some(Content::Inline { name, text }) => {

@@ -105,6 +105,7 @@ fn owner_name(owner: &Owner) -> String {
         Owner::Person => "a person".into(),
         Owner::Provider { from } => format!("its provider {from}"),
         Owner::Driver { scope } => scope.to_string(),
+        Owner::Registry { registry } => format!("registry {registry}"),
         Owner::Plimsoll => "Plimsoll".into(),
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! The functions panic with a sentence when the contract is broken; they are meant to be called from tests.
 
-use std::collections::BTreeMap;
-
 use plimsoll_model::ObjectKey;
-use plimsoll_model::app::Resources;
 use plimsoll_model::id::{
     BindingsHash, ComponentHash, Digest, Effects, Epoch, InstanceId, PlanHash, PlanNo, Slot, Uid,
 };
@@ -24,6 +21,10 @@ pub trait Subject {
     fn driver(&self) -> &dyn Driver;
     /// Lets a little time pass.
     fn pass_time(&self) -> impl Future<Output = ()>;
+    /// A program that does nothing until it is asked to end.
+    fn launch(&self) -> Launch {
+        Launch::of(vec!["sleep".into(), "1000".into()])
+    }
 }
 
 /// Runs every check, each on a node of its own that serves installation `here`.
@@ -69,26 +70,12 @@ fn step(driver: &dyn Driver, action: Action) -> Step {
     }
 }
 
-/// A program that does nothing until it is asked to end.
-fn create(name: &str) -> Action {
-    let launch = Launch {
-        content: None,
-        argv: vec!["sleep".into(), "1000".into()],
-        workdir: None,
-        env: BTreeMap::new(),
-        files: BTreeMap::new(),
-        bindings: BTreeMap::new(),
-        ports: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        resources: Resources::default(),
-        health: None,
-        grace: Span::seconds(5),
-    };
+fn create(subject: &impl Subject, name: &str) -> Action {
     Action::Create {
         instance: id(name),
         revision: ComponentHash(Digest::of_bytes(b"revision")),
         bindings: BindingsHash(Digest::of_bytes(b"bindings")),
-        launch: Box::new(launch),
+        launch: Box::new(subject.launch()),
     }
 }
 
@@ -131,10 +118,10 @@ async fn what_was_never_heard_of_is_empty(subject: &impl Subject) {
 async fn creating_twice_is_creating_once(subject: &impl Subject) {
     let driver = subject.driver();
     let fence = fence(1, 0);
-    execute(driver, create("a"), &fence).await.expect("a create");
+    execute(driver, create(subject, "a"), &fence).await.expect("a create");
     let first = until(subject, "a ready copy", |it| copy(it, "a").is_some_and(Instance::is_ready)).await;
     assert_eq!((first.following, first.effects), (PlanNo(1), Effects(1)));
-    execute(driver, create("a"), &fence).await.expect("the same create again");
+    execute(driver, create(subject, "a"), &fence).await.expect("the same create again");
     let again = view(driver).await;
     assert_eq!((again.instances.len(), again.effects), (1, Effects(1)), "doing it twice is doing it once");
     assert_eq!(copy(&again, "a").map(|it| it.restarts), Some(0));
@@ -145,37 +132,37 @@ async fn creating_twice_is_creating_once(subject: &impl Subject) {
 
 async fn only_the_newest_plan_is_followed(subject: &impl Subject) {
     let driver = subject.driver();
-    execute(driver, create("a"), &fence(2, 0)).await.expect("a create");
-    let older = execute(driver, create("b"), &fence(1, 1)).await;
+    execute(driver, create(subject, "a"), &fence(2, 0)).await.expect("a create");
+    let older = execute(driver, create(subject, "b"), &fence(1, 1)).await;
     assert!(matches!(older, Err(DriverError::Refused(Refusal::Older { .. }))), "{older:?}");
     let other = Fence { hash: PlanHash(Digest::of_bytes(b"other")), ..fence(2, 1) };
-    let forked = execute(driver, create("b"), &other).await;
+    let forked = execute(driver, create(subject, "b"), &other).await;
     assert!(matches!(forked, Err(DriverError::Refused(Refusal::Forked { .. }))), "{forked:?}");
-    let blind = execute(driver, create("b"), &fence(3, 0)).await;
+    let blind = execute(driver, create(subject, "b"), &fence(3, 0)).await;
     assert!(matches!(blind, Err(DriverError::Refused(Refusal::Overtaken { .. }))), "{blind:?}");
     let seen = view(driver).await;
     assert_eq!((seen.instances.len(), seen.following), (1, PlanNo(2)), "what is refused has no effect");
-    execute(driver, create("b"), &fence(3, 1)).await.expect("a plan that saw everything");
+    execute(driver, create(subject, "b"), &fence(3, 1)).await.expect("a plan that saw everything");
     assert_eq!(view(driver).await.instances.len(), 2);
 }
 
 async fn a_copy_ends_and_may_be_started_again(subject: &impl Subject) {
     let driver = subject.driver();
-    execute(driver, create("a"), &fence(1, 0)).await.expect("a create");
+    execute(driver, create(subject, "a"), &fence(1, 0)).await.expect("a create");
     until(subject, "a ready copy", |it| copy(it, "a").is_some_and(Instance::is_ready)).await;
     execute(driver, stop("a"), &fence(2, 1)).await.expect("a stop");
     let ended = |it: &NodeView| copy(it, "a").is_some_and(|it| it.phase == Phase::Stopped);
     let stopped = until(subject, "a stopped copy", ended).await;
     assert!(copy(&stopped, "a").is_some_and(|it| it.last_exit.is_some()), "how it ended is known");
     execute(driver, stop("a"), &fence(2, 1)).await.expect("the same stop again");
-    execute(driver, create("a"), &fence(3, 2)).await.expect("a create of a stopped copy");
+    execute(driver, create(subject, "a"), &fence(3, 2)).await.expect("a create of a stopped copy");
     until(subject, "a ready copy", |it| copy(it, "a").is_some_and(Instance::is_ready)).await;
     assert_eq!(view(driver).await.instances.len(), 1, "it is the same copy");
 }
 
 async fn a_running_copy_is_not_removed(subject: &impl Subject) {
     let driver = subject.driver();
-    execute(driver, create("a"), &fence(1, 0)).await.expect("a create");
+    execute(driver, create(subject, "a"), &fence(1, 0)).await.expect("a create");
     let remove = || Action::Remove { instance: id("a") };
     let early = execute(driver, remove(), &fence(2, 1)).await;
     assert!(matches!(early, Err(DriverError::Transient(_))), "{early:?}");
@@ -195,7 +182,7 @@ async fn a_closed_app_stays_closed(subject: &impl Subject) {
     execute(driver, Action::Close, &fence(1, 0)).await.expect("the same close again");
     let seen = view(driver).await;
     assert!(seen.closed);
-    let late = execute(driver, create("a"), &fence(2, seen.effects.0)).await;
+    let late = execute(driver, create(subject, "a"), &fence(2, seen.effects.0)).await;
     assert!(matches!(late, Err(DriverError::Refused(Refusal::Closed))), "{late:?}");
     assert!(view(driver).await.instances.is_empty());
 }
@@ -203,7 +190,7 @@ async fn a_closed_app_stays_closed(subject: &impl Subject) {
 async fn another_installation_is_refused(subject: &impl Subject) {
     let driver = subject.driver();
     let foreign = Fence { installation: "elsewhere".parse().expect("a valid id"), ..fence(1, 0) };
-    let refused = execute(driver, create("a"), &foreign).await;
+    let refused = execute(driver, create(subject, "a"), &foreign).await;
     assert!(matches!(refused, Err(DriverError::Terminal(_))), "{refused:?}");
     assert_eq!(view(driver).await.following, PlanNo(0), "it leaves no trace");
 }

@@ -1,12 +1,13 @@
 //! The App: components that belong together, as people declare them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
 use crate::id::{ComponentName, Digest, KeyName, PartName, RuntimeName, TargetName};
+use crate::image::ImageRef;
 use crate::quantity::{Bytes, Cpu, Span};
 use crate::relation::{Consume, Provide};
 use crate::secret::SecretRef;
@@ -39,18 +40,21 @@ impl AppSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Component {
+    /// A container image, such as `postgres:16`. Together with a `program`, the program runs in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
     /// A program of files, run by one of the Target's runtimes or by `command`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Program>,
-    /// The command line, instead of the runtime's; `{file}` stands for the program's file.
+    /// The command line, instead of the runtime's or the image's entry point; `{file}` stands for the program's file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub command: Vec<String>,
-    /// Arguments after the command.
+    /// Arguments after the command or, for an image, after its entry point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub args: Vec<String>,
-    /// Working directory, relative to the instance's own directory.
+    /// Working directory, relative to the instance's own directory; for an image, an absolute path in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
     /// How many equal copies run.
@@ -65,7 +69,8 @@ pub struct Component {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 500))]
     pub env: BTreeMap<KeyName, EnvValue>,
-    /// Files written before the program starts, by path relative to the instance's own directory.
+    /// Files written before the program starts, by path: relative to the instance's own directory, or absolute for
+    /// an image.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 200))]
     pub files: BTreeMap<String, FileContent>,
@@ -76,6 +81,9 @@ pub struct Component {
     /// Limits of each copy.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
+    /// What a copy may do, where it runs as a container.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
     /// When a copy is ready, and when it must be restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -100,6 +108,11 @@ pub struct Component {
 }
 
 impl Component {
+    /// Whether all it runs is an image's own: paths are those in the image then.
+    pub fn is_image_alone(&self) -> bool {
+        self.image.is_some() && self.program.is_none()
+    }
+
     /// Copies to run unless `operations` say otherwise.
     pub fn replicas(&self) -> u32 {
         self.replicas.unwrap_or(1)
@@ -227,6 +240,94 @@ impl Resources {
     /// True when nothing is limited.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// What a container may do. It never gains more than it has at its start, whatever it executes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Security {
+    /// User and group by name or number, such as `1000:1000`, instead of the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")
+    )]
+    pub user: Option<String>,
+    /// Whether its root file system is read-only; `/tmp` and `/run` can still be written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// The kernel's capabilities it has, all of them. Default: what images need to give files and themselves to
+    /// other users, and low ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 14))]
+    pub capabilities: Option<BTreeSet<Capability>>,
+}
+
+impl Security {
+    /// True when nothing is declared.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The capabilities it has.
+    pub fn capabilities(&self) -> BTreeSet<Capability> {
+        self.capabilities.clone().unwrap_or_else(|| Capability::USUAL.into())
+    }
+}
+
+/// What a container may be allowed: none of these reaches beyond it. See capabilities(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "the kernel's names, explained there")]
+pub enum Capability {
+    AuditWrite,
+    Chown,
+    DacOverride,
+    Fowner,
+    Fsetid,
+    Kill,
+    Mknod,
+    NetBindService,
+    NetRaw,
+    Setfcap,
+    Setgid,
+    Setpcap,
+    Setuid,
+    SysChroot,
+}
+
+impl Capability {
+    /// What a container has unless it is declared otherwise.
+    pub const USUAL: [Self; 8] = [
+        Self::Chown,
+        Self::DacOverride,
+        Self::Fowner,
+        Self::Fsetid,
+        Self::Kill,
+        Self::NetBindService,
+        Self::Setgid,
+        Self::Setuid,
+    ];
+
+    /// Its name, as engines and the kernel have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AuditWrite => "AUDIT_WRITE",
+            Self::Chown => "CHOWN",
+            Self::DacOverride => "DAC_OVERRIDE",
+            Self::Fowner => "FOWNER",
+            Self::Fsetid => "FSETID",
+            Self::Kill => "KILL",
+            Self::Mknod => "MKNOD",
+            Self::NetBindService => "NET_BIND_SERVICE",
+            Self::NetRaw => "NET_RAW",
+            Self::Setfcap => "SETFCAP",
+            Self::Setgid => "SETGID",
+            Self::Setpcap => "SETPCAP",
+            Self::Setuid => "SETUID",
+            Self::SysChroot => "SYS_CHROOT",
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Demand, Quota, Restriction, Role};
 use crate::app::AppSpec;
 use crate::id::{Digest, InstanceId, KeyName, ObjectName, RuntimeName, TargetName, Uid, UserName};
+use crate::image::ImageRef;
 use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
@@ -84,8 +85,13 @@ kind!(
     Tombstone, "tombstones", Project, TombstoneSpec, (), ()
 );
 
+kind!(
+    /// What the tag of an image leads to.
+    Image, "images", Project, ImageSpec, (), ()
+);
+
 /// The collections of all kinds that are stored.
-pub const PLURALS: [&str; 12] = [
+pub const PLURALS: [&str; 13] = [
     App::PLURAL,
     Project::PLURAL,
     Target::PLURAL,
@@ -98,6 +104,7 @@ pub const PLURALS: [&str; 12] = [
     Claim::PLURAL,
     Receipt::PLURAL,
     Tombstone::PLURAL,
+    Image::PLURAL,
 ];
 
 /// Declaration of a project.
@@ -148,6 +155,44 @@ pub struct TargetSpec {
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
     pub runtimes: BTreeMap<RuntimeName, Runtime>,
+    /// What programs run as, images apart: those are containers everywhere.
+    #[serde(default, skip_serializing_if = "Programs::is_default")]
+    pub programs: Programs,
+    /// The container engine of its node. Default: `DOCKER_HOST` of the node's agent, or the first usual socket of
+    /// Docker and Podman that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineAddress>,
+}
+
+/// What programs run as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Programs {
+    /// Processes of the node.
+    #[default]
+    Process,
+    /// Containers of the image that their runtime names.
+    Container,
+}
+
+impl Programs {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a container engine answers: `unix:///run/podman/podman.sock`, `tcp://127.0.0.1:2375`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct EngineAddress(
+    #[schemars(length(max = 256), regex(pattern = "^(unix:///|tcp://127\\.|tcp://localhost:).+$"))]
+    pub String,
+);
+
+impl fmt::Display for EngineAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
 }
 
 /// How a runtime starts a program.
@@ -157,6 +202,9 @@ pub struct Runtime {
     /// The command line; `{file}` stands for the program's file.
     #[schemars(length(min = 1, max = 64))]
     pub command: Vec<String>,
+    /// The image that holds the runtime, where programs are containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
 }
 
 impl TargetSpec {
@@ -167,7 +215,7 @@ impl TargetSpec {
     pub fn local() -> Self {
         let runtime = |name: &str, command: &[&str]| {
             let command = command.iter().map(|&part| part.to_owned()).collect();
-            (name.parse().expect("a valid runtime name"), Runtime { command })
+            (name.parse().expect("a valid runtime name"), Runtime { command, image: None })
         };
         Self {
             runtimes: BTreeMap::from([
@@ -175,6 +223,7 @@ impl TargetSpec {
                 runtime("node", &["node", "{file}"]),
                 runtime("python", &["python3", "-u", "{file}"]),
             ]),
+            ..Self::default()
         }
     }
 }
@@ -249,4 +298,34 @@ pub struct ClaimSpec {
     pub app: Uid,
     /// Its project and name, for whoever finds it taken.
     pub key: ObjectKey,
+}
+
+/// What is known of the image behind a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSpec {
+    /// The image as Apps name it.
+    pub image: ImageRef,
+    /// The digest its tag leads to; absent until a registry or an engine has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// When that was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Why the latest question has no answer; what was known before still holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// What the tag led to before, latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<EarlierImage>,
+}
+
+/// What a tag led to once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierImage {
+    /// The digest.
+    pub digest: Digest,
+    /// When that was first seen.
+    pub since: Timestamp,
 }

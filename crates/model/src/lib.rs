@@ -17,6 +17,7 @@ pub mod audit;
 pub mod fields;
 pub mod health;
 pub mod id;
+pub mod image;
 pub mod kind;
 pub mod object;
 pub mod operations;

@@ -1,12 +1,14 @@
 //! Revisions: the immutable versions of what runs, and the rejections of those that failed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::{AppSpec, EnvValue, FileContent, Resources, Volume};
+use crate::app::{AppSpec, EnvValue, FileContent, Resources, Security, Volume};
 use crate::health::Health;
 use crate::id::{ComponentHash, ComponentName, Digest, KeyName, PartName, RevisionNo, Uid};
+use crate::image::{ImageRef, Repository};
 use crate::quantity::Span;
 
 /// What the copies of a component run. Not in it: replicas, update policy, routes, labels, relation data and
@@ -14,10 +16,16 @@ use crate::quantity::Span;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentRevision {
+    /// The image it runs in; absent for a process of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<PinnedImage>,
     /// The program's files.
     pub content: Option<Content>,
     /// The whole command line, `{file}` still in place.
     pub argv: Vec<String>,
+    /// Arguments after an image's own entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
     /// Working directory, relative to the instance's directory.
     pub workdir: Option<String>,
     /// Declared ports.
@@ -30,6 +38,9 @@ pub struct ComponentRevision {
     pub volumes: BTreeMap<PartName, Volume>,
     /// Limits.
     pub resources: Resources,
+    /// What it may do as a container.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
     /// Probes.
     pub health: Option<Health>,
     /// Time to end.
@@ -40,6 +51,22 @@ impl ComponentRevision {
     /// Its identity.
     pub fn hash(&self) -> ComponentHash {
         ComponentHash(Digest::of_json(self))
+    }
+}
+
+/// An image that nothing can change any more. The tag that led to it is the declaration's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedImage {
+    /// Where it comes from.
+    pub repository: Repository,
+    /// Digest of its manifest or index; of an image that exists on its node only, its id there.
+    pub digest: Digest,
+}
+
+impl fmt::Display for PinnedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.repository.pinned(self.digest))
     }
 }
 
@@ -111,6 +138,9 @@ pub struct AppRevision {
     pub declaration: AppSpec,
     /// What each component runs.
     pub components: BTreeMap<ComponentName, ComponentRevision>,
+    /// The images as they were named when the components' images were pinned.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<ComponentName, ImageRef>,
 }
 
 impl AppRevision {

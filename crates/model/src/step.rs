@@ -6,15 +6,16 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::{Resources, TlsMode};
+use crate::app::{Resources, Security, TlsMode};
 use crate::health::Health;
 use crate::id::{
     BindingsHash, ComponentHash, ComponentName, Digest, Effects, Epoch, InstallationId, InstanceId, KeyName,
     PartName, PlanHash, PlanNo, RevisionNo, Slot, TargetName, Uid,
 };
+use crate::kind::EngineAddress;
 use crate::object::{Generation, ObjectKey};
 use crate::quantity::{Bytes, Span};
-use crate::revision::Content;
+use crate::revision::{Content, PinnedImage};
 use crate::secret::SecretRef;
 use crate::world::ServiceIp;
 
@@ -296,10 +297,19 @@ pub enum Cause {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Launch {
+    /// The image it runs in; absent for a process of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<PinnedImage>,
+    /// The container engine to ask, where the target names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineAddress>,
     /// The program's files.
     pub content: Option<Content>,
     /// Command line; `{file}` still in place, because only the agent knows the path.
     pub argv: Vec<String>,
+    /// Arguments after an image's own entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
     /// Working directory, relative to the instance's directory.
     pub workdir: Option<String>,
     /// Environment.
@@ -314,10 +324,36 @@ pub struct Launch {
     pub volumes: BTreeMap<PartName, VolumeMount>,
     /// Limits.
     pub resources: Resources,
+    /// What it may do as a container.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
     /// Probes.
     pub health: Option<Health>,
     /// Time to end when the agent itself restarts it.
     pub grace: Span,
+}
+
+impl Launch {
+    /// A command line and nothing else.
+    pub fn of(argv: Vec<String>) -> Self {
+        Self {
+            image: None,
+            engine: None,
+            content: None,
+            argv,
+            args: Vec::new(),
+            workdir: None,
+            env: BTreeMap::new(),
+            files: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            resources: Resources::default(),
+            security: Security::default(),
+            health: None,
+            grace: Span::seconds(5),
+        }
+    }
 }
 
 /// A volume in one copy.
@@ -341,6 +377,8 @@ pub struct Rendered(pub Vec<Fragment>);
 pub enum Fragment {
     /// Literal text.
     Text(String),
+    /// The stable address of a component, in the form that is reached from where the copy runs.
+    Host(ServiceIp),
     /// One key of a secret at one version.
     Secret {
         /// Which.
@@ -359,7 +397,7 @@ impl Rendered {
     /// The secrets it needs.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         self.0.iter().filter_map(|fragment| match fragment {
-            Fragment::Text(_) => None,
+            Fragment::Text(_) | Fragment::Host(_) => None,
             Fragment::Secret { secret, .. } => Some(secret),
         })
     }

@@ -29,6 +29,44 @@ pub struct Update {
     /// What happens when the rollout fails through its own fault.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// What happens when the image's tag leads to other bytes.
+    #[serde(default, skip_serializing_if = "ImageUpdate::is_default")]
+    pub image: ImageUpdate,
+}
+
+/// How the tag of an image is followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageUpdate {
+    /// Whether what the tag leads to is rolled out.
+    #[serde(default)]
+    pub follow: Follow,
+    /// How often the registry is asked. Default: 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Span>,
+}
+
+impl ImageUpdate {
+    /// True when nothing is declared.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Time between two questions.
+    pub fn every(&self) -> Span {
+        self.every.unwrap_or(Span::seconds(300))
+    }
+}
+
+/// Whether what a tag leads to is rolled out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Follow {
+    /// What the tag led to when the declaration was first resolved stays.
+    #[default]
+    None,
+    /// Whenever the tag leads to another digest, that is rolled out.
+    Digest,
 }
 
 /// In which manner copies are replaced.

@@ -7,7 +7,7 @@ use crate::app::{AppSpec, Component, EnvValue, FileContent, Program, Route};
 use crate::health::{Health, Probe};
 use crate::id::{ComponentName, PartName};
 use crate::template::{self, Part};
-use crate::update::Strategy;
+use crate::update::{Follow, ImageUpdate, Strategy};
 
 /// One violation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +68,11 @@ pub fn app(spec: &AppSpec) -> Vec<Violation> {
 fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
     match &it.program {
         Some(it_program) => program(&mut check.at("program"), it_program, !it.command.is_empty()),
-        None if it.command.is_empty() => {
-            check.fail_with("nothing says what to run", "give `program: {file: …, runtime: …}` or `command`");
+        None if it.command.is_empty() && it.image.is_none() => {
+            check.fail_with(
+                "nothing says what to run",
+                "give `image`, `program: {file: …, runtime: …}` or `command`",
+            );
         }
         None => {
             if it.command.iter().any(|part| part.contains("{file}")) {
@@ -87,8 +90,9 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
         file(&mut check.at("files").at(path), it, path, content);
     }
     if let Some(workdir) = &it.workdir {
-        relative_path(&mut check.at("workdir"), workdir);
+        placed_path(&mut check.at("workdir"), it, workdir);
     }
+    image(check, it);
     volumes(check, it);
     outside_volumes(check, it);
     if let Some(it_health) = &it.health {
@@ -137,7 +141,7 @@ fn ports(check: &mut Check<'_>, ports: &BTreeMap<PartName, u16>) {
 }
 
 fn file(check: &mut Check<'_>, it: &Component, path: &str, content: &FileContent) {
-    relative_path(check, path);
+    placed_path(check, it, path);
     match (&content.content, &content.secret) {
         (Some(text), None) => literal(&mut check.at("content"), it, text, Allowed::Everything),
         (None, Some(_)) => {}
@@ -203,11 +207,52 @@ fn relative_path(check: &mut Check<'_>, path: &str) {
     }
 }
 
+/// Where something lies: in the instance's own directory, or anywhere in an image.
+fn placed_path(check: &mut Check<'_>, it: &Component, path: &str) {
+    match path.strip_prefix('/') {
+        Some("") if it.is_image_alone() => check.fail("the root of the image cannot be meant"),
+        Some(inside) if it.is_image_alone() => relative_path(check, inside),
+        None if it.is_image_alone() => {
+            check.fail_with("a path in an image is absolute", format!("/{path}"));
+        }
+        _ => relative_path(check, path),
+    }
+}
+
+/// What only containers have.
+fn image(check: &mut Check<'_>, it: &Component) {
+    if it.image.is_none() && it.update.image != ImageUpdate::default() {
+        check.at("update").at("image").fail("there is no `image` whose tag could be followed");
+    }
+    if it.image.is_none() && it.program.is_none() && !it.security.is_default() {
+        check.at("security").fail("it is about containers, and this is a command of the node");
+    }
+    if it.update.image.every.is_some_and(|every| every.millis < 10_000) {
+        check
+            .at("update")
+            .at("image")
+            .at("every")
+            .fail_with("a registry is asked every 10s at most", "every: 1m");
+    }
+    let is_pinned = it.image.as_ref().is_some_and(|image| image.digest().is_some());
+    if is_pinned && it.update.image.follow != Follow::None {
+        check
+            .at("update")
+            .at("image")
+            .at("follow")
+            .fail("a digest leads to the same bytes for ever: name a tag");
+    }
+}
+
 fn volumes(check: &mut Check<'_>, it: &Component) {
     let mut paths = BTreeSet::new();
     for (name, volume) in &it.volumes {
         let path = volume.path.trim_start_matches('/');
-        relative_path(&mut check.at("volumes").at(name).at("path"), path);
+        if it.is_image_alone() {
+            placed_path(&mut check.at("volumes").at(name).at("path"), it, &volume.path);
+        } else {
+            relative_path(&mut check.at("volumes").at(name).at("path"), path);
+        }
         if !paths.insert(path) {
             check.at("volumes").at(name).at("path").fail("another volume has the same path");
         }

@@ -11,6 +11,7 @@ use crate::id::{
     ComponentHash, ComponentName, InstanceId, InterfaceName, KeyName, ObjectName, PartName, RuntimeName,
     TargetName,
 };
+use crate::image::ImageRef;
 use crate::quantity::Span;
 use crate::relation::EndpointRef;
 use crate::secret::SecretRef;
@@ -142,6 +143,18 @@ pub enum Reason {
         /// Which.
         runtime: RuntimeName,
     },
+    /// The target runs programs as containers, and nothing says of which image.
+    NoImage {
+        /// Where.
+        target: TargetName,
+    },
+    /// It is not known yet what an image's tag leads to.
+    ImageUnresolved {
+        /// The image as it is declared.
+        image: ImageRef,
+        /// Why, once that is known.
+        why: Option<String>,
+    },
     /// A driver does not answer: what it holds is unknown, so nothing is created or forgotten there.
     Unreachable {
         /// Which.
@@ -197,6 +210,11 @@ pub enum Owner {
         /// Which.
         scope: Scope,
     },
+    /// The registry of an image.
+    Registry {
+        /// Its host.
+        registry: String,
+    },
     /// Plimsoll.
     Plimsoll,
 }
@@ -206,6 +224,9 @@ impl Reason {
     pub fn owner(&self) -> Owner {
         match self {
             Self::NotReady { .. } | Self::Crashing { .. } | Self::Stopping { .. } => Owner::Program,
+            Self::ImageUnresolved { image, .. } => {
+                Owner::Registry { registry: image.repository().registry().to_owned() }
+            }
             Self::Blocked { target, .. } => Owner::Driver { scope: Scope::Node(target.clone()) },
             Self::ProviderNotReady { from } => Owner::Provider { from: from.clone() },
             Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
@@ -219,6 +240,7 @@ impl Reason {
             | Self::SecretMissing { .. }
             | Self::TargetMissing { .. }
             | Self::RuntimeMissing { .. }
+            | Self::NoImage { .. }
             | Self::RouteTaken { .. }
             | Self::Rejected { .. }
             | Self::GateFailed { .. }
@@ -248,6 +270,20 @@ impl Reason {
             Self::Blocked { by: Blockage::Content, .. } => {
                 "apply the file again: plimsoll apply -f FILE".into()
             }
+            Self::Blocked { by: Blockage::Engine, target, .. } => {
+                format!("start Docker or Podman on {target}, or name its socket: `engine` of target {target}")
+            }
+            Self::Blocked { by: Blockage::Pulling, .. } => "nothing: it ends by itself".into(),
+            Self::Blocked { by: Blockage::Image, .. } => "push the image, or correct `image`".into(),
+            Self::Blocked { by: Blockage::ImageForbidden, .. } => {
+                "give the engine's user a login: docker login, podman login".into()
+            }
+            Self::Blocked { by: Blockage::Registry, .. } => {
+                "see whether the registry is up; it is asked again meanwhile".into()
+            }
+            Self::Blocked { by: Blockage::Refused, instance, .. } => {
+                format!("see what it says: plimsoll logs {instance}")
+            }
             Self::Soaking | Self::Draining { .. } | Self::Stopping { .. } | Self::ProviderRolling { .. } => {
                 "nothing: it ends by itself".into()
             }
@@ -268,6 +304,10 @@ impl Reason {
             Self::RuntimeMissing { target, .. } => {
                 format!("add the runtime to target {target}, or give `command`")
             }
+            Self::NoImage { .. } => {
+                "give `image`, or a `program` with a runtime whose image the target names".into()
+            }
+            Self::ImageUnresolved { image, .. } => format!("see plimsoll images; is {image} written right?"),
             Self::Unreachable { scope } => {
                 format!(
                     "see whether {scope} is up; `plimsoll delete APP --abandon` gives the App up without it"
@@ -321,6 +361,15 @@ impl fmt::Display for Reason {
             Self::SecretMissing { secret } => write!(f, "secret {secret} does not exist"),
             Self::TargetMissing { target } => write!(f, "target {target} does not exist"),
             Self::RuntimeMissing { target, runtime } => write!(f, "target {target} has no runtime {runtime}"),
+            Self::NoImage { target } => {
+                write!(f, "target {target} runs programs as containers, and there is no image for it")
+            }
+            Self::ImageUnresolved { image, why: None } => {
+                write!(f, "the registry is asked what {image} is")
+            }
+            Self::ImageUnresolved { image, why: Some(why) } => {
+                write!(f, "what {image} is, is not known: {why}")
+            }
             Self::Unreachable { scope } => write!(f, "{scope} does not answer"),
             Self::StepFailed { scope, error } => write!(f, "{scope} failed a step: {error}"),
             Self::RouteTaken { route, by: Some(by) } if is_tombstone(by) => {

@@ -134,6 +134,10 @@ pub enum Limit {
     Network,
     /// Its own `/tmp`: it shares the node's.
     Tmp,
+    /// User, root file system and capabilities: those are a container's.
+    Security,
+    /// The way to other components: their addresses are out of its reach.
+    Addresses,
 }
 
 impl fmt::Display for Limit {
@@ -145,6 +149,8 @@ impl fmt::Display for Limit {
             Self::VolumeSize => "volume size",
             Self::Network => "own network",
             Self::Tmp => "own /tmp",
+            Self::Security => "security",
+            Self::Addresses => "addresses of other components",
         })
     }
 }
@@ -196,6 +202,18 @@ pub enum Blockage {
     Content,
     /// The node cannot set up the copy's network.
     Network,
+    /// The node's container engine does not answer, or there is none.
+    Engine,
+    /// The engine refuses to make or start the container.
+    Refused,
+    /// The image is on its way.
+    Pulling,
+    /// Neither registry nor engine has the image.
+    Image,
+    /// The registry does not let the engine have the image.
+    ImageForbidden,
+    /// The registry does not answer.
+    Registry,
 }
 
 impl fmt::Display for Blockage {
@@ -205,6 +223,12 @@ impl fmt::Display for Blockage {
             Self::Processes => "it has no room for another process",
             Self::Content => "the program's content has not reached it",
             Self::Network => "it cannot set up the copy's network",
+            Self::Engine => "its container engine does not answer",
+            Self::Refused => "its container engine refuses the container",
+            Self::Pulling => "the image is being pulled",
+            Self::Image => "there is no such image",
+            Self::ImageForbidden => "the registry does not let it have the image",
+            Self::Registry => "the image's registry does not answer",
         })
     }
 }
@@ -239,6 +263,8 @@ pub enum Exit {
     Signal(i32),
     /// It could not be started: `errno` of the exec call.
     Exec(i32),
+    /// The kernel killed it when it went beyond its memory.
+    OutOfMemory,
     /// It is gone and nobody saw it end, as after a reboot.
     Lost,
 }
@@ -249,6 +275,7 @@ impl fmt::Display for Exit {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Exec(errno) => write!(f, "could not be executed (errno {errno})"),
+            Self::OutOfMemory => f.write_str("out of memory"),
             Self::Lost => f.write_str("lost"),
         }
     }
@@ -256,6 +283,13 @@ impl fmt::Display for Exit {
 
 /// The one stable address of a component, for life; its ports keep their declared numbers on it.
 pub type ServiceIp = Ipv4Addr;
+
+/// Where containers reach a stable address: their own loopback network is in the way of 127.64.0.0/10, so it is the
+/// same host of 240.64.0.0/10 for them, a range that nobody has in use (RFC 1112, class E).
+pub fn from_containers(ip: ServiceIp) -> Ipv4Addr {
+    let [_, rest @ ..] = ip.octets();
+    Ipv4Addr::new(240, rest[0], rest[1], rest[2])
+}
 
 /// What a router reports of one App.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

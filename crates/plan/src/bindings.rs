@@ -75,9 +75,23 @@ pub(crate) fn resolve(
         missing.dedup();
         return Err(missing);
     }
-    let hash =
-        BindingsHash(Digest::of_json(&(name, &relations, secrets.iter().collect::<Vec<_>>(), restarts)));
+    let secrets: Vec<_> = secrets.iter().collect();
+    let hash = BindingsHash(Digest::of_json(&(name, on_node(&relations), secrets, restarts)));
     Ok(Bindings { hash, relations })
+}
+
+/// Relation data with addresses as a process of the node has them: what is hashed does not depend on where a consumer
+/// runs, which is its revision's.
+fn on_node(relations: &Relations) -> Relations {
+    let mut relations = relations.clone();
+    for rendered in relations.values_mut().flat_map(BTreeMap::values_mut) {
+        for fragment in &mut rendered.0 {
+            if let Fragment::Host(ip) = fragment {
+                *fragment = Fragment::Text(ip.to_string());
+            }
+        }
+    }
+    relations
 }
 
 /// Data of one endpoint as a consumer sees it; `None` until the provider's address is planned.
@@ -90,7 +104,7 @@ fn relation_data(
     let key = |text: &str| text.parse::<KeyName>().expect("a literal key");
     let mut data = BTreeMap::from([
         (key("type"), Rendered::text(endpoint.interface.as_str())),
-        (key("host"), Rendered::text(ip.to_string())),
+        (key("host"), Rendered(vec![Fragment::Host(ip)])),
         (key("port"), Rendered::text(port.to_string())),
     ]);
     let address = Address { ip: Some(ip), ports: &endpoint.ports };
@@ -157,7 +171,7 @@ fn render(
     for part in template::parse(text).unwrap_or_default() {
         match part {
             Part::Text(text) => out.push(Fragment::Text(text)),
-            Part::Host => out.push(Fragment::Text(address.ip.map(|ip| ip.to_string()).unwrap_or_default())),
+            Part::Host => out.push(address.ip.map_or(Fragment::Text(String::new()), Fragment::Host)),
             Part::Port(name) => {
                 let port = address.ports.get(&name).map(ToString::to_string).unwrap_or_default();
                 out.push(Fragment::Text(port));
@@ -206,8 +220,11 @@ impl Bindings {
             (name.clone(), VolumeMount { path: volume.path.clone(), size: volume.size })
         });
         Ok(Launch {
+            image: revision.image.clone(),
+            engine: revision.image.as_ref().and_then(|_| context.target_spec.as_ref()?.engine.clone()),
             content: revision.content.clone(),
             argv: revision.argv.clone(),
+            args: revision.args.clone(),
             workdir: revision.workdir.clone(),
             env,
             files,
@@ -215,6 +232,7 @@ impl Bindings {
             ports: revision.ports.clone(),
             volumes: volumes.collect(),
             resources: revision.resources,
+            security: revision.security.clone(),
             health: revision.health.clone(),
             grace: revision.grace,
         })

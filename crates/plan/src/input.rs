@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use plimsoll_model::id::{InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
+use plimsoll_model::id::{Digest, InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
+use plimsoll_model::image::ImageRef;
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
 use plimsoll_model::operations::Operations;
@@ -69,6 +70,8 @@ pub struct Context {
     pub endpoints: BTreeMap<EndpointRef, EndpointView>,
     /// A circle of relations between Apps that this App is part of.
     pub cycle: Option<Vec<ObjectName>>,
+    /// What the tags of images lead to, as far as that is known.
+    pub images: BTreeMap<ImageRef, ImageView>,
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
@@ -86,11 +89,21 @@ impl Context {
             secrets: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             cycle: None,
+            images: BTreeMap::new(),
             revisions: BTreeMap::new(),
             taken: BTreeMap::new(),
             avoid: BTreeSet::new(),
         }
     }
+}
+
+/// What is known of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageView {
+    /// The digest its tag leads to.
+    pub digest: Option<Digest>,
+    /// Why the latest question has no answer.
+    pub problem: Option<String>,
 }
 
 /// A secret, without its values.

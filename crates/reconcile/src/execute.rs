@@ -124,7 +124,7 @@ fn needed(step: &Step) -> Vec<(&SecretRef, plimsoll_model::Generation)> {
     let fragments = texts.flat_map(|Rendered(fragments)| fragments);
     fragments
         .filter_map(|fragment| match fragment {
-            Fragment::Text(_) => None,
+            Fragment::Text(_) | Fragment::Host(_) => None,
             Fragment::Secret { secret, version } => Some((secret, *version)),
         })
         .collect()

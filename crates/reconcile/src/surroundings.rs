@@ -5,14 +5,16 @@ use std::fmt;
 
 use plimsoll_model::app::EnvValue;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, PlanNo, RevisionNo, TargetName, Uid};
-use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec};
+use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Image, ImageSpec};
 use plimsoll_model::operations::Power;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::step::Plan;
 use plimsoll_model::template::{self, Part};
 use plimsoll_model::{App, AppSpec, Component, Metadata, Object, ObjectKey, Project, Secret, Target};
-use plimsoll_plan::{Context, EndpointView, SecretView};
+use plimsoll_plan::{Context, EndpointView, ImageView, SecretView};
 use plimsoll_store::{Scope, Store, StoreError};
+
+use crate::images::image_name;
 
 /// Where an App runs when neither it nor its project says so.
 pub const DEFAULT_TARGET: &str = "local";
@@ -37,6 +39,15 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
         if let Some(secret) = store.get::<Secret>(&Scope::All, &app.meta.key.sibling(name.clone())).await? {
             let keys = secret.spec.data.keys().cloned().collect();
             context.secrets.insert(name, SecretView { version: secret.meta.generation, keys });
+        }
+    }
+    if let Some(target) = &context.target_spec {
+        for image in plimsoll_plan::resolve::images(&app.spec, target).filter(|it| it.digest().is_none()) {
+            let key = app.meta.key.sibling(image_name(image));
+            if let Some(known) = store.get::<Image>(&Scope::All, &key).await? {
+                let ImageSpec { digest, problem, .. } = known.spec;
+                context.images.insert(image.clone(), ImageView { digest, problem });
+            }
         }
     }
     for number in known_revisions(app) {

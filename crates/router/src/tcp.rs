@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use plimsoll_model::world::from_containers;
+use rustix::net::sockopt::{set_ip_freebind, set_socket_reuseaddr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
@@ -20,10 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks for a ready member.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Connections that wait to be accepted at most, as the standard library has it.
+const BACKLOG: i32 = 4096;
+
 /// The addresses that are listened to.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    tasks: Mutex<BTreeMap<SocketAddr, AbortHandle>>,
+    tasks: Mutex<BTreeMap<SocketAddr, Vec<AbortHandle>>>,
 }
 
 impl Listeners {
@@ -39,24 +45,46 @@ impl Listeners {
         for at in wanted.iter().filter(|at| !tasks.contains_key(at)) {
             let listener = std::net::TcpListener::bind(at)
                 .map_err(|error| io::Error::new(error.kind(), format!("{at}: {error}")))?;
-            listener.set_nonblocking(true)?;
             new.push((*at, listener));
         }
         for (at, listener) in new {
             let _guard = runtime.enter();
-            let listener = TcpListener::from_std(listener)?;
-            let task = runtime.spawn(accept(at, listener, state.clone()));
-            tasks.insert(at, task.abort_handle());
+            // Where it cannot be had, no container will ask for it either.
+            let listeners = [Some(listener), for_containers(at).ok()];
+            let mut serving = Vec::new();
+            for listener in listeners.into_iter().flatten() {
+                listener.set_nonblocking(true)?;
+                let listener = TcpListener::from_std(listener)?;
+                serving.push(runtime.spawn(accept(at, listener, state.clone())).abort_handle());
+            }
+            tasks.insert(at, serving);
         }
-        tasks.retain(|at, task| {
+        tasks.retain(|at, serving| {
             let keep = wanted.contains(at);
             if !keep {
-                task.abort();
+                serving.iter().for_each(AbortHandle::abort);
             }
             keep
         });
         Ok(())
     }
+}
+
+/// A listener where containers reach a stable address. The address need not be this machine's yet: it becomes so with
+/// the first container.
+fn for_containers(at: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let SocketAddr::V4(at) = at else { return Err(io::ErrorKind::Unsupported.into()) };
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        Some(rustix::net::ipproto::TCP),
+    )?;
+    set_ip_freebind(&socket, true)?;
+    set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddr::from((from_containers(*at.ip()), at.port())))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 async fn accept(at: SocketAddr, listener: TcpListener, state: Arc<State>) {

@@ -27,6 +27,7 @@ mod data;
 mod gate;
 mod govern;
 mod hold;
+mod images;
 mod keyring;
 mod meter;
 mod migrate;

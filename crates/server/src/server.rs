@@ -17,8 +17,8 @@ use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
-    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Orphan, Orphans, SweepError, Tombstones,
-    follow,
+    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Images, Orphan, Orphans, SweepError,
+    Tombstones, follow,
 };
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
@@ -31,6 +31,7 @@ use crate::backup::installation_key;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::gate::Gate;
+use crate::images::Sources;
 use crate::keyring::Keyring;
 use crate::meter::{Meter, Metered};
 use crate::plan::Reviews;
@@ -213,6 +214,8 @@ impl Server {
         let (found, orphans) = watch::channel(Vec::new());
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers.clone(), identity.clone()), found));
         tasks.spawn(bury(Tombstones::new(store.clone(), drivers.clone(), identity.clone())));
+        let sources = Arc::new(Sources::new(agent.clone()));
+        tasks.spawn(Images::new(store.clone(), sources, clock.clone(), hints.clone()).run());
         let tidying = Arc::default();
         tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
         let reviews = Reviews::default();

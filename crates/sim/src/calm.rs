@@ -206,7 +206,9 @@ impl World {
         for app in self.apps() {
             let target: TargetName = "local".parse().expect("a valid target name");
             let spec = plimsoll_model::kind::TargetSpec::local();
-            let wanted = plimsoll_plan::resolve::resolve(&app.spec, &target, Some(&spec)).unwrap_or_default();
+            let tags = plimsoll_plan::resolve::Tags::default();
+            let wanted = plimsoll_plan::resolve::resolve(&app.spec, &target, Some(&spec), tags);
+            let (wanted, _) = wanted.unwrap_or_default();
             let copies = self.node.copies();
             let mine: Vec<_> = copies.iter().filter(|(marked, _)| marked.app == app.meta.uid).collect();
             let view = self.router.view(&app.meta.uid);

@@ -3,8 +3,10 @@
 //! Deliberately absent: pretending. A server that is not installed fails the test that needs it, and says what to install;
 //! `./test` installs all of them.
 
+mod engine;
 mod oidc;
 mod postgres;
 
+pub use engine::{BUSYBOX, Engine, Make};
 pub use oidc::Oidc;
 pub use postgres::Postgres;

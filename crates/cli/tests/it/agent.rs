@@ -10,7 +10,6 @@ use plimsoll_agent::{Agent, Config};
 use plimsoll_driver::contract::{self, Subject};
 use plimsoll_driver::{Driver, DriverError, SecretValues, Sighting};
 use plimsoll_model::ObjectKey;
-use plimsoll_model::app::Resources;
 use plimsoll_model::id::{
     BindingsHash, ComponentHash, Digest, Effects, Epoch, InstanceId, PlanHash, PlanNo, Slot, Uid,
 };
@@ -163,19 +162,7 @@ pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
 }
 
 fn launch(argv: &[&str]) -> Launch {
-    Launch {
-        content: None,
-        argv: argv.iter().map(|&part| part.to_owned()).collect(),
-        workdir: None,
-        env: BTreeMap::new(),
-        files: BTreeMap::new(),
-        bindings: BTreeMap::new(),
-        ports: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        resources: Resources::default(),
-        health: None,
-        grace: Span::seconds(1),
-    }
+    Launch { grace: Span::seconds(1), ..Launch::of(argv.iter().map(|&part| part.to_owned()).collect()) }
 }
 
 fn app() -> Uid {

@@ -7,6 +7,7 @@ mod agent;
 mod backup;
 mod beside;
 mod book;
+mod containers;
 mod disk;
 mod fields;
 mod keys;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_model::audit::{Action, Actor, AuditEntry, AuditRecord, AuditResult};
 use plimsoll_model::id::{Digest, Epoch, InstallationId};
-use plimsoll_model::kind::{AppRevisions, Claim, Plans, Receipt, Rejection, Tombstone, Usage};
+use plimsoll_model::kind::{AppRevisions, Claim, Image, Plans, Receipt, Rejection, Tombstone, Usage};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind, ObjectKey, Project, Revision, Secret, Target, Token};
 use plimsoll_store::{KindName, Row, StoreError, decode};
@@ -208,6 +208,7 @@ fn understood(kind: KindName, row: Row) -> Result<(), StoreError> {
         Claim::PLURAL => of::<Claim>(row),
         Receipt::PLURAL => of::<Receipt>(row),
         Tombstone::PLURAL => of::<Tombstone>(row),
+        Image::PLURAL => of::<Image>(row),
         other => Err(StoreError::Unavailable(format!("nobody knows how {other} look").into())),
     }
 }

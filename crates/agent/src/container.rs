@@ -1,0 +1,409 @@
+//! An instance as a container of an engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll_container::{Attachment, Engine, EngineError, Mount, PullError, Recipe, Seen, Subnet, spec};
+use plimsoll_model::id::InstanceId;
+use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::PinnedImage;
+use plimsoll_model::world::{Blockage, Exit, Limit, Phase};
+
+use crate::engines::Engines;
+use crate::place::{Mark, Place, private_directory};
+use crate::probe::Beside;
+use crate::process::blockage;
+use crate::render::{self, RenderError, Values, own_environment, text};
+use crate::runner::Latest;
+use crate::vehicle::NotStarted;
+
+/// Time on top of the grace time after which an engine that did not end a container is asked again.
+const OVERRULED: Duration = Duration::from_secs(10);
+
+/// The label with an instance's whole mark.
+pub(crate) const MARK: &str = "dev.plimsoll.mark";
+
+/// Where relation data is seen in an image, as the Service Binding specification has it.
+const BINDINGS: &str = "/bindings";
+
+/// `errno` of an executable that is not there, and of one that may not be executed.
+const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
+
+/// What runs an instance as a container.
+pub(crate) struct Container {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+    pub(crate) mark: Arc<Mark>,
+    pub(crate) content: PathBuf,
+    pub(crate) engines: Arc<Engines>,
+}
+
+/// A container that runs.
+pub(crate) struct Run {
+    engine: Engine,
+    name: String,
+}
+
+impl Container {
+    fn engine(&self) -> io::Result<Engine> {
+        let address = self.mark.container.as_ref().map(|container| &container.engine);
+        self.engines.get(address).map_err(io::Error::other)
+    }
+
+    fn note(&self, text: &str) {
+        plimsoll_shim::note(self.place.path(), text);
+    }
+
+    async fn look(&self) -> io::Result<Option<Seen>> {
+        self.engine()?.look(&self.name).await.map_err(io::Error::other)
+    }
+
+    pub(crate) async fn adopt(&self) -> io::Result<Option<Run>> {
+        let is_running = self.look().await?.is_some_and(|seen| seen.is_running);
+        Ok(is_running.then_some(Run { engine: self.engine()?, name: self.name.clone() }))
+    }
+
+    pub(crate) async fn latest(&self) -> io::Result<Latest> {
+        let has_begun = self.place.has_begun()?;
+        let exit = match self.look().await? {
+            Some(seen) => seen.exit,
+            None => has_begun.then_some(Exit::Lost),
+        };
+        Ok(Latest { attempt: u32::from(has_begun), exit })
+    }
+
+    pub(crate) async fn start(&self, enter: impl Fn(Phase)) -> io::Result<Result<Run, NotStarted>> {
+        let blocked = |by| Ok(Err(NotStarted::Blocked(by)));
+        let engine = match self.engines.get(self.mark.container.as_ref().map(|container| &container.engine)) {
+            Ok(engine) => engine,
+            Err(_) => return blocked(Blockage::Engine),
+        };
+        if !self.place.has_begun()? {
+            match render::place_content(&self.place, &self.mark, &self.content) {
+                Ok(true) => {}
+                Err(RenderError::Disk(error)) => return blocked(blockage(&error)),
+                Ok(false) | Err(_) => return blocked(Blockage::Content),
+            }
+        }
+        if let Err(error) = self.lead(&engine).await {
+            self.note(&format!("its network cannot be set up: {error}"));
+            return blocked(Blockage::Network);
+        }
+        if self.look().await?.is_none()
+            && let Err(by) = self.make(&engine, enter).await?
+        {
+            return blocked(by);
+        }
+        self.place.write_begun()?;
+        match engine.start(&self.name).await {
+            // What ended at once is a run that ended.
+            Ok(_) => Ok(Ok(Run { engine, name: self.name.clone() })),
+            Err(EngineError::Away(error)) => Err(io::Error::other(error)),
+            Err(error) => {
+                self.note(&format!("it cannot be started: {error}"));
+                if let Some(exit) = not_executable(&error.to_string()) {
+                    return Ok(Err(NotStarted::Failed(exit)));
+                }
+                // Something it was made with is gone, such as its network: it is made anew.
+                engine.remove(&self.name).await.ok();
+                blocked(Blockage::Refused)
+            }
+        }
+    }
+
+    /// Sees to it that the project's network is there, and leads to the node.
+    async fn lead(&self, engine: &Engine) -> Result<(), EngineError> {
+        let (Some(address), Some(project)) = (self.mark.address, &self.mark.key.project) else {
+            return Ok(());
+        };
+        let subnet = engine.network(project, Subnet::of(address)).await?;
+        let engines = self.engines.clone();
+        let led = tokio::task::spawn_blocking(move || engines.lead(subnet)).await;
+        led.map_err(io::Error::other)?.map_err(|error| EngineError::Refused(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Makes the container, with its image if that is not there.
+    async fn make(&self, engine: &Engine, enter: impl Fn(Phase)) -> io::Result<Result<(), Blockage>> {
+        let Some(recipe) = self.place.recipe()? else {
+            self.note("nothing says what its container is made of");
+            return Ok(Err(Blockage::Refused));
+        };
+        let made = match engine.create(&self.name, &recipe).await {
+            Err(EngineError::NotFound(_)) if !recipe.image.repository.is_of_this_machine() => {
+                enter(Phase::Blocked { by: Blockage::Pulling });
+                if let Err(error) = self.pull(engine, &recipe.image).await {
+                    return Ok(Err(error));
+                }
+                engine.create(&self.name, &recipe).await
+            }
+            made => made,
+        };
+        Ok(match made {
+            Ok(()) => Ok(()),
+            Err(EngineError::Away(error)) => return Err(io::Error::other(error)),
+            Err(error @ EngineError::NotFound(_)) => {
+                self.note(&error.to_string());
+                Err(Blockage::Image)
+            }
+            Err(error) => {
+                self.note(&format!("its container cannot be made: {error}"));
+                Err(Blockage::Refused)
+            }
+        })
+    }
+
+    async fn pull(&self, engine: &Engine, image: &PinnedImage) -> Result<(), Blockage> {
+        let login = self.engines.logins.get(image.repository.registry()).await;
+        let pulled = engine.pull(image, login.as_ref(), |progress| self.note(progress)).await;
+        pulled.map_err(|error| {
+            self.note(&format!("{image} cannot be pulled: {error}"));
+            match error {
+                PullError::Missing(_) => Blockage::Image,
+                PullError::Forbidden(_) => Blockage::ImageForbidden,
+                PullError::Registry(_) => Blockage::Registry,
+                PullError::Disk(_) => Blockage::Disk,
+                PullError::Engine(_) => Blockage::Engine,
+            }
+        })
+    }
+
+    pub(crate) async fn unenforced(&self) -> Vec<Limit> {
+        let mut unenforced = Vec::new();
+        if let (Ok(engine), Ok(Some(recipe))) = (self.engine(), self.place.recipe())
+            && let Ok(facts) = engine.facts().await
+        {
+            unenforced = spec::unenforced(&recipe, facts);
+        }
+        if self.mark.launch.volumes.values().any(|volume| volume.size.is_some()) {
+            unenforced.push(Limit::VolumeSize);
+        }
+        let is_led = self.mark.address.is_some() && rustix::process::geteuid().is_root();
+        if !is_led {
+            unenforced.push(Limit::Addresses);
+        }
+        unenforced
+    }
+
+    pub(crate) fn beside(&self) -> Beside {
+        match self.engine() {
+            Ok(engine) => Beside::Container(engine, self.name.clone()),
+            Err(error) => Beside::Nowhere(error.to_string()),
+        }
+    }
+}
+
+impl Run {
+    /// Waits until the engine says that nothing of it runs. May be asked again.
+    pub(crate) async fn ended(&self) {
+        let mut view = self.engine.view();
+        let has_ended = |view: &Arc<plimsoll_container::View>| {
+            view.is_answering && view.containers.get(&self.name).is_none_or(|seen| !seen.is_running)
+        };
+        // The engine's own part of it is there for as long as we are.
+        view.wait_for(has_ended).await.ok();
+    }
+
+    pub(crate) async fn end(&self, grace: Span) {
+        self.engine.stop(&self.name, grace);
+        let limit = Duration::from_millis(grace.millis) + OVERRULED;
+        tokio::time::timeout(limit, self.ended()).await.ok();
+    }
+
+    pub(crate) async fn outcome(&self) -> io::Result<Exit> {
+        match self.engine.look(&self.name).await.map_err(io::Error::other)? {
+            None => Ok(Exit::Lost),
+            Some(Seen { is_running: false, exit, .. }) => Ok(exit.unwrap_or(Exit::Lost)),
+            Some(_) => {
+                self.end(Span::ZERO).await;
+                match self.engine.look(&self.name).await.map_err(io::Error::other)? {
+                    Some(seen) if seen.is_running => Err(io::Error::other("the engine does not end it")),
+                    seen => Ok(seen.and_then(|seen| seen.exit).unwrap_or(Exit::Lost)),
+                }
+            }
+        }
+    }
+}
+
+/// Whether an engine's words are about the program itself: its command is not there, or cannot be executed.
+fn not_executable(said: &str) -> Option<Exit> {
+    let lower = said.to_lowercase();
+    let words = ["exec: \"", "executable file", "exec user process", "exec /"];
+    let about_exec = words.iter().any(|words| lower.contains(words));
+    if about_exec && lower.contains("permission denied") {
+        return Some(Exit::Exec(EACCES));
+    }
+    let is_missing = ["executable file not found", "no such file or directory", "not a directory"];
+    (about_exec && is_missing.iter().any(|words| lower.contains(words))).then_some(Exit::Exec(ENOENT))
+}
+
+/// An engine, and how its containers are reached.
+#[derive(Clone)]
+pub(crate) struct Engaged {
+    pub(crate) engine: Engine,
+    pub(crate) network: String,
+    /// The addresses of the network; `None` where those lead nowhere on the node.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// The name of an instance's container: of this installation only, whoever else uses the engine.
+pub(crate) fn container_name(mark: &Mark, instance: &InstanceId) -> String {
+    let installation = plimsoll_model::id::Digest::of_bytes(mark.installation.as_str().as_bytes()).short();
+    format!("plimsoll-{}-{instance}", &installation[..6])
+}
+
+/// What an instance's container is made of. Files are written into `place`, which is not yet under its final name;
+/// `home` is. `volumes` is the node's directory for volumes of programs in this slot.
+pub(crate) fn recipe(
+    place: &Place,
+    home: &Place,
+    volumes: &Path,
+    mark: &Mark,
+    engaged: &Engaged,
+    values: Values<'_>,
+) -> Result<Recipe, RenderError> {
+    let Mark { launch, .. } = mark;
+    let image = launch.image.clone().ok_or(RenderError::Recipe("it has no image"))?;
+    let attachment = match mark.address {
+        Some(address) => Attachment::Address { network: engaged.network.clone(), address },
+        None => {
+            let published = mark.container.as_ref().map(|it| it.published.clone()).unwrap_or_default();
+            let ports =
+                launch.ports.iter().filter_map(|(name, inside)| Some((*inside, *published.get(name)?)));
+            Attachment::Published { network: engaged.network.clone(), ports: ports.collect() }
+        }
+    };
+    let mut labels = engaged.engine.marks(&mark.app);
+    labels.insert(
+        "dev.plimsoll.project".to_owned(),
+        mark.key.project.as_ref().map(ToString::to_string).unwrap_or_default(),
+    );
+    labels.insert("dev.plimsoll.name".to_owned(), mark.key.name.to_string());
+    labels.insert("dev.plimsoll.component".to_owned(), mark.component.to_string());
+    labels.insert(MARK.to_owned(), serde_json::to_string(mark)?);
+    let blank = Recipe {
+        image,
+        entrypoint: launch.argv.clone(),
+        args: launch.args.clone(),
+        env: BTreeMap::new(),
+        workdir: launch.workdir.clone(),
+        user: launch.security.user.clone(),
+        mounts: Vec::new(),
+        attachment,
+        ports: launch.ports.values().copied().collect::<BTreeSet<u16>>(),
+        resources: launch.resources,
+        security: launch.security.clone(),
+        grace: launch.grace,
+        labels,
+    };
+    if launch.content.is_some() {
+        program(blank, place, home, volumes, mark, values)
+    } else {
+        of_image(blank, place, home, mark, engaged, values)
+    }
+}
+
+/// A program in an image: it finds everything where it would as a process.
+fn program(
+    blank: Recipe,
+    place: &Place,
+    home: &Place,
+    volumes: &Path,
+    mark: &Mark,
+    values: Values<'_>,
+) -> Result<Recipe, RenderError> {
+    let mut run = render::prepare(place, home, volumes, mark, values)?;
+    // The image's own, unless they are declared.
+    run.env.retain(|name, _| {
+        !["PATH", "LANG"].contains(&name.as_str()) || mark.launch.env.keys().any(|it| it.as_str() == name)
+    });
+    let bind = |path: PathBuf, writable| Mount::Bind { at: path.display().to_string(), from: path, writable };
+    let mut mounts = vec![bind(home.work(), true), bind(home.bindings(), false)];
+    mounts.push(Mount::Bind { from: home.tmp(), at: "/tmp".to_owned(), writable: true });
+    // By the names that links in the working directory lead to.
+    mounts.extend(mark.launch.volumes.keys().map(|name| bind(volumes.join(name.as_str()), true)));
+    run.env.insert("TMPDIR".to_owned(), "/tmp".to_owned());
+    Ok(Recipe {
+        entrypoint: run.argv,
+        args: Vec::new(),
+        env: run.env,
+        workdir: Some(run.directory),
+        user: blank.user.clone().or_else(|| mark.user.map(|user| format!("{user}:{user}"))),
+        mounts,
+        ..blank
+    })
+}
+
+/// An image with its own program.
+fn of_image(
+    blank: Recipe,
+    place: &Place,
+    home: &Place,
+    mark: &Mark,
+    engaged: &Engaged,
+    values: Values<'_>,
+) -> Result<Recipe, RenderError> {
+    let Mark { launch, .. } = mark;
+    let mut mounts = Vec::new();
+    let mut env = own_environment(mark, values)?;
+    if !launch.files.is_empty() {
+        private_directory(&place.files(), None)?;
+    }
+    for (number, (path, rendered)) in launch.files.iter().enumerate() {
+        let number = number.to_string();
+        render::write_readable(&place.files().join(&number), text(rendered, values)?.as_bytes())?;
+        mounts.push(Mount::Bind { from: home.files().join(number), at: path.clone(), writable: false });
+    }
+    if !launch.bindings.is_empty() {
+        render::readable_directory(&place.bindings())?;
+        for (relation, data) in &launch.bindings {
+            let directory = place.bindings().join(relation.as_str());
+            render::readable_directory(&directory)?;
+            for (key, rendered) in data {
+                let file = directory.join(key.as_str());
+                render::write_readable(&file, text(rendered, values)?.as_bytes())?;
+            }
+        }
+        mounts.push(Mount::Bind { from: home.bindings(), at: BINDINGS.to_owned(), writable: false });
+        env.insert("SERVICE_BINDING_ROOT".to_owned(), BINDINGS.to_owned());
+    }
+    for (name, volume) in &launch.volumes {
+        mounts.push(Mount::Volume {
+            name: format!("plimsoll-{}-{}-{}-{name}", mark.app, mark.component, mark.slot.0),
+            at: volume.path.clone(),
+            labels: engaged.engine.marks(&mark.app),
+        });
+    }
+    Ok(Recipe { env, mounts, ..blank })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_not_there_is_the_programs_fault() {
+        for (said, exit) in [
+            (
+                "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: \"nope\": executable file not found in $PATH: unknown",
+                Some(ENOENT),
+            ),
+            (
+                "crun: executable file `nope` not found in $PATH: No such file or directory: OCI runtime attempted to invoke a command that was not found",
+                Some(ENOENT),
+            ),
+            (
+                "unable to start container process: exec: \"/etc/passwd\": permission denied: unknown",
+                Some(EACCES),
+            ),
+            ("network 1234 not found", None),
+            ("driver failed programming external connectivity: port is already allocated", None),
+        ] {
+            assert_eq!(not_executable(said), exit.map(Exit::Exec), "{said}");
+        }
+    }
+}

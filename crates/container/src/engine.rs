@@ -1,0 +1,305 @@
+//! One engine, and what is done with single containers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bollard::Docker;
+use bollard::models::{ContainerStateStatusEnum, SystemInfoCgroupDriverEnum, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListVolumesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions, StopContainerOptionsBuilder,
+};
+use plimsoll_model::id::{Digest, InstallationId, Uid};
+use plimsoll_model::kind::EngineAddress;
+use plimsoll_model::quantity::Span;
+use plimsoll_model::world::Exit;
+use tokio::sync::{OnceCell, watch};
+
+use crate::error::EngineError;
+use crate::follow::{self, Seen, View};
+use crate::pull::Pulls;
+use crate::spec::{self, Mount, Recipe};
+
+/// Whose a container, volume or network is.
+pub(crate) const INSTALLATION: &str = "dev.plimsoll.installation";
+
+/// The App that a volume belongs to.
+pub(crate) const APP: &str = "dev.plimsoll.app";
+
+/// An engine. Clones share it; it is followed until the last one is gone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) docker: Docker,
+    pub(crate) address: EngineAddress,
+    pub(crate) installation: InstallationId,
+    facts: OnceCell<Facts>,
+    pub(crate) view: watch::Sender<Arc<View>>,
+    /// Given to each look before it begins: what an earlier look saw does not replace what a later one did.
+    looks: AtomicU64,
+    pub(crate) pulls: Pulls,
+}
+
+/// Who made an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// Docker, or whatever speaks as it does.
+    Docker,
+    /// Podman.
+    Podman,
+}
+
+/// What an engine is and can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Who made it.
+    pub maker: Maker,
+    /// Its version.
+    pub version: String,
+    /// Whether it runs without root: its containers' addresses lead nowhere on the node then.
+    pub is_rootless: bool,
+    /// Whether it can limit CPU time.
+    pub limits_cpu: bool,
+    /// Whether it can limit memory.
+    pub limits_memory: bool,
+    /// Whether it can limit processes.
+    pub limits_pids: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(docker: Docker, address: EngineAddress, installation: InstallationId) -> Self {
+        let (view, _) = watch::channel(Arc::new(View::default()));
+        let inner = Arc::new(Inner {
+            docker,
+            address,
+            installation,
+            facts: OnceCell::new(),
+            view,
+            looks: AtomicU64::new(0),
+            pulls: Pulls::default(),
+        });
+        tokio::spawn(follow::follow(Arc::downgrade(&inner)));
+        Self { inner }
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> &EngineAddress {
+        &self.inner.address
+    }
+
+    /// What is seen of its containers that are ours, as it changes.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.inner.view.subscribe()
+    }
+
+    /// What it is and can do.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn facts(&self) -> Result<&Facts, EngineError> {
+        self.inner.facts.get_or_try_init(|| self.ask_facts()).await
+    }
+
+    async fn ask_facts(&self) -> Result<Facts, EngineError> {
+        let docker = &self.inner.docker;
+        let (version, info) = tokio::try_join!(docker.version(), docker.info())?;
+        let components = version.components.unwrap_or_default();
+        let is_podman = components.iter().any(|component| component.name.contains("Podman"));
+        let is_rootless = info.security_options.iter().flatten().any(|option| option.contains("rootless"));
+        // Without a manager of control groups there is nobody to set a limit.
+        let has_groups = info.cgroup_driver != Some(SystemInfoCgroupDriverEnum::NONE);
+        Ok(Facts {
+            maker: if is_podman { Maker::Podman } else { Maker::Docker },
+            version: version.version.unwrap_or_default(),
+            is_rootless,
+            limits_cpu: has_groups && info.cpu_cfs_quota == Some(true),
+            limits_memory: has_groups && info.memory_limit == Some(true),
+            limits_pids: has_groups && info.pids_limit == Some(true),
+        })
+    }
+
+    /// Makes a container; one of that name that is there and ours is the one.
+    ///
+    /// # Errors
+    /// `NotFound` when the engine does not have the image; `Conflict` when somebody else's has the name.
+    pub async fn create(&self, name: &str, recipe: &Recipe) -> Result<(), EngineError> {
+        let facts = self.facts().await?;
+        for mount in &recipe.mounts {
+            if let Mount::Volume { name, labels, .. } = mount {
+                // By itself, because Podman gives no labels to one that comes with a container.
+                let request = VolumeCreateRequest {
+                    name: Some(name.clone()),
+                    labels: Some(labels.clone().into_iter().collect()),
+                    ..VolumeCreateRequest::default()
+                };
+                self.inner.docker.create_volume(request).await?;
+            }
+        }
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let made = self.inner.docker.create_container(Some(options), spec::body(recipe, facts)).await;
+        match made.map_err(EngineError::from) {
+            Ok(_) => Ok(()),
+            // Podman says it with another code than Docker.
+            Err(EngineError::Conflict(said) | EngineError::Refused(said))
+                if said.contains("already in use") =>
+            {
+                match self.look(name).await? {
+                    Some(_) => Ok(()),
+                    None => Err(EngineError::Conflict(format!("container {name} is somebody else's"))),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a container that does not run, and says what is seen then.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn start(&self, name: &str) -> Result<Seen, EngineError> {
+        let started = self.inner.docker.start_container(name, None::<StartContainerOptions>).await;
+        unless_so_already(started)?;
+        let seen = self.look(name).await?;
+        seen.ok_or_else(|| EngineError::NotFound(format!("container {name} was removed as it was started")))
+    }
+
+    /// Asks a container to end by the signal that its image names, and kills it after a time. Returns at once: its end
+    /// is seen.
+    pub fn stop(&self, name: &str, grace: Span) {
+        let seconds = i32::try_from(grace.millis.div_ceil(1000)).unwrap_or(i32::MAX);
+        let (docker, name) = (self.inner.docker.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let options = StopContainerOptionsBuilder::new().t(seconds).build();
+            // Whether it worked is seen; whoever wants its end asks again.
+            docker.stop_container(&name, Some(options)).await.ok();
+        });
+    }
+
+    /// Removes a container, running or not, with the volumes that nobody named. One that is not there is removed.
+    ///
+    /// # Errors
+    /// When the engine does not do it.
+    pub async fn remove(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let removed = self.inner.docker.remove_container(name, Some(options)).await;
+        match removed.map_err(EngineError::from) {
+            Ok(()) | Err(EngineError::NotFound(_)) => {
+                self.forget(name);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at one container; `None` if it is not there, or not ours.
+    ///
+    /// # Errors
+    /// When the engine does not say.
+    pub async fn look(&self, name: &str) -> Result<Option<Seen>, EngineError> {
+        let order = self.inner.looks.fetch_add(1, Ordering::Relaxed);
+        let found = self.inner.docker.inspect_container(name, None::<InspectContainerOptions>).await;
+        let found = match found.map_err(EngineError::from) {
+            Ok(found) => found,
+            Err(EngineError::NotFound(_)) => {
+                self.forget(name);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        if labels.get(INSTALLATION).is_none_or(|of| *of != *self.inner.installation.as_str()) {
+            return Ok(None);
+        }
+        let state = found.state.unwrap_or_default();
+        let is_running =
+            state.running == Some(true) || state.status == Some(ContainerStateStatusEnum::PAUSED);
+        let was_started = state.status != Some(ContainerStateStatusEnum::CREATED);
+        let seen = Seen {
+            order,
+            is_running,
+            pid: state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|_| is_running),
+            began: state.started_at.filter(|_| was_started).and_then(|at| millis(&at)),
+            exit: (was_started && !is_running).then(|| match (state.oom_killed, state.exit_code) {
+                (Some(true), _) => Exit::OutOfMemory,
+                (_, Some(code)) => Exit::Code(i32::try_from(code).unwrap_or(-1)),
+                (_, None) => Exit::Lost,
+            }),
+        };
+        self.publish(name, seen.clone());
+        Ok(Some(seen))
+    }
+
+    fn publish(&self, name: &str, seen: Seen) {
+        self.inner.view.send_if_modified(|view| {
+            let known = view.containers.get(name);
+            if known.is_some_and(|known| known.order > seen.order || known.says_the_same(&seen)) {
+                return false;
+            }
+            Arc::make_mut(view).containers.insert(name.to_owned(), seen);
+            true
+        });
+    }
+
+    pub(crate) fn forget(&self, name: &str) {
+        self.inner.view.send_if_modified(|view| {
+            view.containers.contains_key(name) && Arc::make_mut(view).containers.remove(name).is_some()
+        });
+    }
+
+    /// Removes every volume of an App.
+    ///
+    /// # Errors
+    /// When the engine does not do it, or one is still in use.
+    pub async fn remove_volumes(&self, app: &Uid) -> Result<(), EngineError> {
+        let marks = [(INSTALLATION, self.inner.installation.as_str()), (APP, app.as_str())];
+        let marks = marks.map(|(key, value)| format!("{key}={value}")).to_vec();
+        let options = ListVolumesOptionsBuilder::new().filters(&HashMap::from([("label", marks)])).build();
+        let found = self.inner.docker.list_volumes(Some(options)).await?.volumes.unwrap_or_default();
+        for volume in found {
+            let removed = self.inner.docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
+            match removed.map_err(EngineError::from) {
+                Ok(()) | Err(EngineError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The marks of something of an App.
+    pub fn marks(&self, app: &Uid) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (INSTALLATION.to_owned(), self.inner.installation.to_string()),
+            (APP.to_owned(), app.to_string()),
+        ])
+    }
+
+    /// The id of an image that the engine has under a name; `None` if it has none.
+    ///
+    /// # Errors
+    /// When the engine does not say.
+    pub async fn image_id(&self, name: &str) -> Result<Option<Digest>, EngineError> {
+        match self.inner.docker.inspect_image(name).await.map_err(EngineError::from) {
+            Ok(image) => Ok(image.id.and_then(|id| id.parse().ok())),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An engine says with an error that there was nothing to do.
+fn unless_so_already(done: Result<(), bollard::errors::Error>) -> Result<(), EngineError> {
+    match done {
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 304, .. }) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// A time as engines write it, in milliseconds since 1970 UTC.
+pub(crate) fn millis(text: &str) -> Option<u64> {
+    let at: plimsoll_model::object::Timestamp = text.parse().ok()?;
+    (at.0 > 0).then_some(at.0)
+}

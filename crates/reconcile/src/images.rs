@@ -1,0 +1,363 @@
+//! What the tags of images lead to.
+//!
+//! An image is asked for while an App waits to know it, or follows it; each only once for all Apps that name it, and
+//! followed ones at the shortest interval that one of them declares. What is found is an [`Image`] object in each of their
+//! projects. It stays for as long as somebody follows the image, and a little longer than anybody waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use plimsoll_engine::{Clock, Fut, Hints};
+use plimsoll_model::id::{Digest, ObjectName, ProjectName};
+use plimsoll_model::image::ImageRef;
+use plimsoll_model::kind::{EarlierImage, Image, ImageSpec};
+use plimsoll_model::update::Follow;
+use plimsoll_model::wait::Reason;
+use plimsoll_model::{App, Attached, Object, ObjectKey};
+use plimsoll_store::{Batch, Change, ChangeKind, New, Query, Row, Scope, Store, StoreError, decode};
+use tokio::time::Instant;
+
+use crate::record;
+
+/// Pause before a watch that broke is begun again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Pauses between two questions that had no answer: the first, which doubles, and the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(2);
+const RETRY_LONGEST: Duration = Duration::from_mins(5);
+
+/// How long an answer is good for those who come later, while nobody follows the image.
+const GOOD_FOR: Duration = Duration::from_mins(1);
+
+/// Questions under way at the same time.
+const TOGETHER: usize = 32;
+
+/// Apps that are read at once.
+const PAGE: usize = 500;
+
+/// Earlier digests that are kept.
+const KEPT: usize = 20;
+
+/// Who knows what tags lead to.
+pub trait ImageSource: Send + Sync + 'static {
+    /// The digest that an image's tag leads to now, or why nobody says so, as a sentence that does not change while
+    /// nothing else does.
+    fn digest<'a>(&'a self, image: &'a ImageRef) -> Fut<'a, Result<Digest, String>>;
+}
+
+/// Finds out what images are.
+pub struct Images {
+    store: Store,
+    source: Arc<dyn ImageSource>,
+    clock: Arc<dyn Clock>,
+    hints: Hints,
+    /// What each App wants, to find it again when it wants something else.
+    wanted: BTreeMap<ObjectKey, BTreeSet<ImageRef>>,
+    asked: BTreeMap<ImageRef, Asked>,
+}
+
+/// What an App wants of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// To know it at all.
+    Once,
+    /// To know it again after this time.
+    Every(Duration),
+}
+
+/// What is known of an image here.
+struct Asked {
+    /// When it is asked for again, if anybody still wants it.
+    due: Instant,
+    is_under_way: bool,
+    /// Questions in a row that had no answer.
+    failures: u32,
+    /// The Apps that want it, and how.
+    wanters: BTreeMap<ObjectKey, Want>,
+    /// Projects with an object for it.
+    known_in: BTreeSet<ProjectName>,
+    /// Until when those are good though nobody wants them.
+    until: Instant,
+}
+
+type Answer = (ImageRef, Result<Digest, String>);
+
+impl Images {
+    /// Over a store and whoever knows.
+    pub fn new(store: Store, source: Arc<dyn ImageSource>, clock: Arc<dyn Clock>, hints: Hints) -> Self {
+        Self { store, source, clock, hints, wanted: BTreeMap::new(), asked: BTreeMap::new() }
+    }
+
+    /// Does so for as long as it is polled.
+    pub async fn run(mut self) {
+        loop {
+            // Whatever broke it: the next round begins with a list.
+            self.round().await.ok();
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), StoreError> {
+        self.wanted.clear();
+        self.asked.clear();
+        let begin = self.read().await?;
+        let mut changes = self.store.watch::<App>(&Scope::All, begin)?;
+        let mut questions = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            for image in self.due(now, TOGETHER.saturating_sub(questions.len())) {
+                let source = self.source.clone();
+                questions.push(async move {
+                    let answer = source.digest(&image).await;
+                    (image, answer)
+                });
+            }
+            let next = self.next(now);
+            tokio::select! {
+                change = changes.next() => match change {
+                    Some(change) => self.learn(change?)?,
+                    None => return Ok(()),
+                },
+                Some(answer) = questions.next() => self.record(answer).await?,
+                () = tokio::time::sleep_until(next) => self.forget(Instant::now()).await?,
+            }
+        }
+    }
+
+    /// Reads every App and every Image; returns from where on changes are to be followed.
+    async fn read(&mut self) -> Result<Option<plimsoll_store::ResumeToken>, StoreError> {
+        let (mut begin, mut query) = (None, Query { limit: PAGE, ..Query::default() });
+        loop {
+            let (apps, is_more, token) = self.store.page::<App>(&Scope::All, &query).await?;
+            // A watch from the first page's token misses nothing of the later ones.
+            begin.get_or_insert(token);
+            apps.iter().for_each(|app| self.want(app));
+            query.after = apps.into_iter().next_back().map(|app| app.meta.key);
+            if !is_more {
+                break;
+            }
+        }
+        for image in self.store.list::<Image>(&Scope::All, &Query::default()).await? {
+            let asked = self.asked.entry(image.spec.image).or_insert_with(Asked::new);
+            asked.known_in.extend(image.meta.key.project);
+        }
+        Ok(begin)
+    }
+
+    fn learn(&mut self, change: Change) -> Result<(), StoreError> {
+        match change.kind {
+            // Most Apps have no images, and most changes are of their status: those need not be read.
+            ChangeKind::Created(row) | ChangeKind::Changed(row) if names_images(&row) => {
+                self.want(&decode::<App>(*row)?);
+            }
+            ChangeKind::Created(_) | ChangeKind::Changed(_) => self.unwant(&change.key),
+            ChangeKind::Deleted(_) => self.unwant(&change.key),
+        }
+        Ok(())
+    }
+
+    /// Notes what an App wants to know now.
+    fn want(&mut self, app: &Object<App>) {
+        let mut wants = BTreeMap::new();
+        if app.meta.deleting.is_none() {
+            for component in app.spec.components.values() {
+                let follows = component.update.image.follow == Follow::Digest;
+                if let Some(image) = component.image.as_ref().filter(|it| follows && it.digest().is_none()) {
+                    let every = Duration::from_millis(component.update.image.every().millis);
+                    let shortest = match wants.get(image) {
+                        Some(Want::Every(other)) => every.min(*other),
+                        _ => every,
+                    };
+                    wants.insert(image.clone(), Want::Every(shortest));
+                }
+            }
+            let outcome = app.status.as_ref().and_then(|status| status.value.outcome.as_ref());
+            for waited in outcome.into_iter().flat_map(|outcome| &outcome.waits) {
+                if let Reason::ImageUnresolved { image, .. } = waited.wait.reason() {
+                    wants.entry(image.clone()).or_insert(Want::Once);
+                }
+            }
+        }
+        let key = &app.meta.key;
+        self.unwant(key);
+        for (image, want) in &wants {
+            let asked = self.asked.entry(image.clone()).or_insert_with(Asked::new);
+            let is_known = key.project.as_ref().is_some_and(|it| asked.known_in.contains(it));
+            asked.wanters.insert(key.clone(), *want);
+            if !is_known && asked.failures == 0 {
+                asked.due = Instant::now();
+            }
+        }
+        if !wants.is_empty() {
+            self.wanted.insert(key.clone(), wants.into_keys().collect());
+        }
+    }
+
+    fn unwant(&mut self, app: &ObjectKey) {
+        for image in self.wanted.remove(app).into_iter().flatten() {
+            if let Some(asked) = self.asked.get_mut(&image) {
+                asked.wanters.remove(app);
+            }
+        }
+    }
+
+    /// Images to ask for now, which count as asked from here on.
+    fn due(&mut self, now: Instant, most: usize) -> Vec<ImageRef> {
+        let is_due = |asked: &Asked| !asked.is_under_way && asked.due <= now && !asked.wanters.is_empty();
+        let mut found = Vec::new();
+        for (image, asked) in self.asked.iter_mut().filter(|(_, asked)| is_due(asked)).take(most) {
+            asked.is_under_way = true;
+            found.push(image.clone());
+        }
+        found
+    }
+
+    /// When something is due again.
+    fn next(&self, now: Instant) -> Instant {
+        let times = self.asked.values().filter(|asked| !asked.is_under_way);
+        let times = times.map(|asked| if asked.wanters.is_empty() { asked.until } else { asked.due });
+        times.min().unwrap_or(now + GOOD_FOR).max(now + Duration::from_millis(1))
+    }
+
+    /// Writes an answer down in each project that wants it.
+    async fn record(&mut self, (image, answer): Answer) -> Result<(), StoreError> {
+        let Some(asked) = self.asked.get_mut(&image) else { return Ok(()) };
+        let wanters = asked.wanters.clone();
+        let projects: BTreeSet<ProjectName> = wanters.keys().filter_map(|app| app.project.clone()).collect();
+        let now = Instant::now();
+        asked.is_under_way = false;
+        asked.until = now + GOOD_FOR;
+        let shortest = wanters.values().filter_map(|want| match want {
+            Want::Every(every) => Some(*every),
+            Want::Once => None,
+        });
+        asked.failures = if answer.is_ok() { 0 } else { asked.failures.saturating_add(1) };
+        asked.due = now
+            + match &answer {
+                Ok(_) => shortest.min().unwrap_or(GOOD_FOR),
+                Err(_) => (RETRY_FIRST * 2_u32.pow(asked.failures.min(16) - 1)).min(RETRY_LONGEST),
+            };
+        asked.known_in.extend(projects.iter().cloned());
+        for project in &projects {
+            if self.write(project, &image, &answer).await? {
+                let apps = wanters.keys().filter(|app| app.project.as_ref() == Some(project));
+                apps.for_each(|app| self.hints.mark(app));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what is known of an image in a project has changed by an answer.
+    async fn write(
+        &self,
+        project: &ProjectName,
+        image: &ImageRef,
+        answer: &Result<Digest, String>,
+    ) -> Result<bool, StoreError> {
+        let key = ObjectKey::in_project(project.clone(), image_name(image));
+        let old = self.store.get::<Image>(&Scope::All, &key).await?;
+        let at = self.clock.now();
+        let blank =
+            ImageSpec { image: image.clone(), digest: None, since: None, problem: None, before: Vec::new() };
+        let mut spec = old.as_ref().map_or(blank, |old| old.spec.clone());
+        match answer {
+            Ok(digest) => {
+                spec.problem = None;
+                if spec.digest != Some(*digest) {
+                    if let (Some(digest), Some(since)) = (spec.digest, spec.since) {
+                        spec.before.insert(0, EarlierImage { digest, since });
+                        spec.before.truncate(KEPT);
+                    }
+                    (spec.digest, spec.since) = (Some(*digest), Some(at));
+                }
+            }
+            // What was known still holds.
+            Err(problem) => spec.problem = Some(problem.clone()),
+        }
+        let batch = match &old {
+            Some(old) if old.spec == spec => return Ok(false),
+            Some(old) => Batch::new().reword(old, spec),
+            None => Batch::new().create(New::<Image> {
+                uid: record::child_uid(
+                    &format!("project-{project}").parse().expect("a word and a name form a uid"),
+                    &image.to_string(),
+                ),
+                key,
+                owner: None,
+                at,
+                attached: Attached::default(),
+                spec,
+                operations: (),
+            }),
+        };
+        self.store.commit(&Scope::All, batch).await?;
+        Ok(true)
+    }
+
+    /// Removes what is known of images that nobody wants any more.
+    async fn forget(&mut self, now: Instant) -> Result<(), StoreError> {
+        let over: Vec<ImageRef> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| !asked.is_under_way && asked.until <= now && asked.wanters.is_empty())
+            .map(|(image, _)| image.clone())
+            .collect();
+        for image in over {
+            let Some(asked) = self.asked.remove(&image) else { continue };
+            for project in asked.known_in {
+                let key = ObjectKey::in_project(project, image_name(&image));
+                if let Some(old) = self.store.get::<Image>(&Scope::All, &key).await? {
+                    self.store.commit(&Scope::All, Batch::new().delete(&old)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Asked {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            due: now,
+            is_under_way: false,
+            failures: 0,
+            wanters: BTreeMap::new(),
+            known_in: BTreeSet::new(),
+            until: now + GOOD_FOR,
+        }
+    }
+}
+
+/// Whether an App may want to know anything of images.
+fn names_images(row: &Row) -> bool {
+    row.spec.contains("\"image\"") || row.status.as_ref().is_some_and(|it| it.contains("imageUnresolved"))
+}
+
+/// The name of what is known of an image: readable, and never that of another image.
+pub(crate) fn image_name(image: &ImageRef) -> ObjectName {
+    let text = image.to_string().to_lowercase();
+    let words: Vec<&str> =
+        text.split(|it: char| !it.is_ascii_alphanumeric()).filter(|it| !it.is_empty()).collect();
+    let mut name = words.join("-");
+    name.truncate(60);
+    let name = name.trim_end_matches('-');
+    let digest = Digest::of_bytes(image.to_string().as_bytes()).short();
+    format!("{name}.{}", &digest[..6]).parse().expect("words and a digest form a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_have_names_of_their_own() {
+        let name = |text: &str| image_name(&text.parse().unwrap()).to_string();
+        assert!(name("127.0.0.1:5000/team/app:V1").starts_with("127-0-0-1-5000-team-app-v1."));
+        assert_ne!(name("a/b:v1"), name("a/b:V1"));
+        assert!(name(&format!("{}:x", "a/".repeat(100) + "b")).len() < 70);
+    }
+}

@@ -1,0 +1,403 @@
+//! The question which bytes a tag leads to.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64ct::{Base64, Encoding as _};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use plimsoll_model::id::Digest;
+use plimsoll_model::image::ImageRef;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::challenge::Challenge;
+use crate::logins::{Login, Secret};
+
+/// Kinds of manifests and indexes, of Docker and OCI.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// The header that says a manifest's digest.
+const DIGEST: &str = "docker-content-digest";
+
+/// How long one answer may take.
+const WITHIN: Duration = Duration::from_secs(15);
+
+/// Bytes of a manifest: registries refuse larger ones.
+const LARGEST_MANIFEST: usize = 4 << 20;
+
+/// Bytes of a token's answer.
+const LARGEST_TOKEN: usize = 64 << 10;
+
+/// Questions that one registry is asked at the same time.
+const TOGETHER: usize = 4;
+
+/// How long a registry is left alone that wants to be and does not say how long; and the longest that is believed.
+const PAUSE: Duration = Duration::from_mins(1);
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+
+/// How long a token holds whose answer does not say, and how long before its end another one is got.
+const TOKEN: u64 = 60;
+const TOKEN_MARGIN: u64 = 10;
+
+/// The host that serves what is called `docker.io`.
+const DOCKER_HUB: &str = "registry-1.docker.io";
+
+/// Why a registry did not say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// It has no such repository or tag, or says so to those who may not see it.
+    #[error("{0} has no such image")]
+    Missing(String),
+    /// It wants a login, or another one.
+    #[error("{0} wants a login for it")]
+    Forbidden(String),
+    /// It wants to be asked later.
+    #[error("{registry} wants to be asked later")]
+    Later {
+        /// Which.
+        registry: String,
+        /// How much later.
+        after: Duration,
+    },
+    /// It does not answer.
+    #[error("{registry} does not answer: {why}")]
+    Away {
+        /// Which.
+        registry: String,
+        /// What came instead.
+        why: String,
+    },
+    /// It answers otherwise than a registry does.
+    #[error("{registry} answers unlike a registry: {why}")]
+    Strange {
+        /// Which.
+        registry: String,
+        /// How.
+        why: String,
+    },
+}
+
+impl RegistryError {
+    /// Whether the same question may have an answer another time without anybody's doing.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Later { .. } | Self::Away { .. })
+    }
+}
+
+/// A client of all registries. Clones share connections, tokens and pauses.
+#[derive(Clone)]
+pub struct Registry {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    hosts: Mutex<HashMap<String, Host>>,
+    tokens: Mutex<HashMap<(String, Option<String>), Token>>,
+}
+
+/// What is to be minded with one registry.
+#[derive(Clone)]
+struct Host {
+    turns: Arc<Semaphore>,
+    paused_until: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Token {
+    text: String,
+    until: Instant,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Registry {
+    /// A client that trusts the authorities this machine trusts.
+    ///
+    /// # Panics
+    /// Never: the protocol versions are those of the library.
+    pub fn new() -> Self {
+        let mut roots = RootCertStore::empty();
+        // Without any, registries of this machine can still be asked.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the library's own versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(TOGETHER).build(https);
+        Self { client, shared: Arc::default() }
+    }
+
+    /// The digest of the manifest or index that an image's tag leads to now.
+    ///
+    /// # Errors
+    /// Why the registry does not say.
+    pub async fn digest(&self, image: &ImageRef, login: Option<&Login>) -> Result<Digest, RegistryError> {
+        let registry = image.repository().registry();
+        let turns = self.turns(registry)?;
+        let _turn = turns.acquire().await.map_err(|error| away(registry, &error))?;
+        let question = Question { client: self, image, login };
+        let asked = question.ask(Method::HEAD).await?;
+        match digest_of(asked.headers()) {
+            Some(digest) => Ok(digest),
+            // Some do not say it in the header: it is that of the bytes then.
+            None => question.taken_from_bytes().await,
+        }
+    }
+
+    /// The turns of a registry, unless it wants to be left alone.
+    fn turns(&self, registry: &str) -> Result<Arc<Semaphore>, RegistryError> {
+        let mut hosts = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts
+            .entry(registry.to_owned())
+            .or_insert_with(|| Host { turns: Arc::new(Semaphore::new(TOGETHER)), paused_until: None });
+        match host.paused_until.and_then(|until| until.checked_duration_since(Instant::now())) {
+            Some(after) => Err(RegistryError::Later { registry: registry.to_owned(), after }),
+            None => Ok(host.turns.clone()),
+        }
+    }
+
+    fn pause(&self, registry: &str, headers: &HeaderMap) -> RegistryError {
+        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let after = seconds.map_or(PAUSE, Duration::from_secs).min(LONGEST_PAUSE);
+        let mut hosts = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts.get_mut(registry) {
+            host.paused_until = Some(Instant::now() + after);
+        }
+        RegistryError::Later { registry: registry.to_owned(), after }
+    }
+
+    async fn send(
+        &self,
+        registry: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, RegistryError> {
+        let answer = tokio::time::timeout(WITHIN, self.client.request(request)).await;
+        answer.map_err(|error| away(registry, &error))?.map_err(|error| away(registry, &error))
+    }
+}
+
+/// One question to one registry.
+struct Question<'a> {
+    client: &'a Registry,
+    image: &'a ImageRef,
+    login: Option<&'a Login>,
+}
+
+impl Question<'_> {
+    fn registry(&self) -> &str {
+        self.image.repository().registry()
+    }
+
+    fn strange(&self, why: impl ToString) -> RegistryError {
+        RegistryError::Strange { registry: self.registry().to_owned(), why: why.to_string() }
+    }
+
+    fn url(&self) -> String {
+        let registry = self.registry();
+        let host = if registry == "docker.io" { DOCKER_HUB } else { registry };
+        // As engines have it: without encryption on this machine only.
+        let scheme = if is_loopback(registry) { "http" } else { "https" };
+        let tag = self.image.tag().unwrap_or("latest");
+        format!("{scheme}://{host}/v2/{}/manifests/{tag}", self.image.repository().path())
+    }
+
+    /// Asks for the manifest, logs in if need be, and asks again.
+    async fn ask(&self, method: Method) -> Result<Response<Incoming>, RegistryError> {
+        let registry = self.registry();
+        let who = self.login.map(|login| login.user.clone());
+        let key = (format!("{registry}/{}", self.image.repository().path()), who);
+        let known = {
+            let tokens = self.client.shared.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            tokens.get(&key).filter(|token| token.until > Instant::now()).cloned()
+        };
+        let known = known.map(|token| format!("Bearer {}", token.text));
+        let answer = self.request(method.clone(), known).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return self.judged(answer);
+        }
+        let challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenge = challenges.filter_map(|header| header.to_str().ok()).find_map(Challenge::read);
+        let authorization = match challenge {
+            Some(Challenge::Basic) => self.basic()?,
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                let token = self.token(&realm, service.as_deref(), scope.as_deref()).await?;
+                let text = format!("Bearer {}", token.text);
+                self.client.shared.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(key, token);
+                text
+            }
+            None => return Err(self.strange("it wants a login and does not say which")),
+        };
+        let answer = self.request(method, Some(authorization)).await?;
+        self.judged(answer)
+    }
+
+    fn basic(&self) -> Result<String, RegistryError> {
+        match self.login {
+            Some(Login { user, secret: Secret::Password(password) }) => {
+                let pair = format!("{user}:{}", password.expose());
+                Ok(format!("Basic {}", Base64::encode_string(pair.as_bytes())))
+            }
+            _ => Err(RegistryError::Forbidden(self.registry().to_owned())),
+        }
+    }
+
+    /// A token as the distribution specification's token authentication gives one: by GET with a password or nothing,
+    /// by POST with a refresh token.
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        scope: Option<&str>,
+    ) -> Result<Token, RegistryError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+            expires_in: Option<u64>,
+        }
+        let uri: Uri = realm.parse().map_err(|_| self.strange(format!("{realm} gives no tokens")))?;
+        if uri.scheme_str() != Some("https") && !uri.host().is_some_and(is_loopback) {
+            return Err(self.strange(format!("its tokens come from {realm}, without encryption")));
+        }
+        let usual_scope = format!("repository:{}:pull", self.image.repository().path());
+        let mut parameters = vec![("scope", scope.unwrap_or(&usual_scope))];
+        parameters.extend(service.map(|service| ("service", service)));
+        let refresh = match self.login {
+            Some(Login { secret: Secret::IdentityToken(token), .. }) => Some(token),
+            _ => None,
+        };
+        let mut request = Request::builder().header(USER_AGENT, agent());
+        let body = if let Some(token) = refresh {
+            parameters.extend([
+                ("grant_type", "refresh_token"),
+                ("client_id", "plimsoll"),
+                ("refresh_token", token.expose()),
+            ]);
+            request = request.method(Method::POST).uri(realm);
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            Bytes::from(form(&parameters))
+        } else {
+            let separator = if realm.contains('?') { '&' } else { '?' };
+            request = request.uri(format!("{realm}{separator}{}", form(&parameters)));
+            if self.login.is_some() {
+                request = request.header(AUTHORIZATION, self.basic()?);
+            }
+            Bytes::new()
+        };
+        let request = request.body(Full::new(body)).map_err(|error| self.strange(error))?;
+        let answer = self.judged(self.client.send(self.registry(), request).await?)?;
+        let bytes = self.body(answer, LARGEST_TOKEN).await?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(|error| self.strange(error))?;
+        let text = answer.token.or(answer.access_token);
+        let text = text.ok_or_else(|| self.strange(format!("{realm} gives an answer without a token")))?;
+        let seconds = answer.expires_in.unwrap_or(TOKEN).saturating_sub(TOKEN_MARGIN);
+        Ok(Token { text, until: Instant::now() + Duration::from_secs(seconds) })
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        authorization: Option<String>,
+    ) -> Result<Response<Incoming>, RegistryError> {
+        let mut request = Request::builder().method(method).uri(self.url()).header(ACCEPT, MANIFESTS);
+        request = request.header(USER_AGENT, agent());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::default()).map_err(|error| self.strange(error))?;
+        self.client.send(self.registry(), request).await
+    }
+
+    /// An answer that is one, or what its status stands for.
+    fn judged(&self, answer: Response<Incoming>) -> Result<Response<Incoming>, RegistryError> {
+        let registry = self.registry().to_owned();
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            StatusCode::NOT_FOUND => Err(RegistryError::Missing(registry)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RegistryError::Forbidden(registry)),
+            StatusCode::TOO_MANY_REQUESTS => Err(self.client.pause(&registry, answer.headers())),
+            status if status.is_server_error() => {
+                if answer.headers().contains_key(RETRY_AFTER) {
+                    return Err(self.client.pause(&registry, answer.headers()));
+                }
+                Err(RegistryError::Away { registry, why: status.to_string() })
+            }
+            status => Err(self.strange(status)),
+        }
+    }
+
+    async fn body(&self, answer: Response<Incoming>, most: usize) -> Result<Bytes, RegistryError> {
+        let read = tokio::time::timeout(WITHIN, Limited::new(answer.into_body(), most).collect()).await;
+        let read = read.map_err(|error| away(self.registry(), &error))?;
+        read.map(http_body_util::Collected::to_bytes).map_err(|error| RegistryError::Away {
+            registry: self.registry().to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    async fn taken_from_bytes(&self) -> Result<Digest, RegistryError> {
+        let answer = self.ask(Method::GET).await?;
+        let bytes = self.body(answer, LARGEST_MANIFEST).await?;
+        // An error page is no manifest, whatever its status says.
+        serde_json::from_slice::<Manifest>(&bytes).map_err(|error| self.strange(error))?;
+        Ok(Digest::of_bytes(&bytes))
+    }
+}
+
+/// What every manifest and index has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    #[serde(rename = "schemaVersion")]
+    _schema_version: u64,
+}
+
+fn form(parameters: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish()
+}
+
+fn agent() -> String {
+    concat!("plimsoll/", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+fn digest_of(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DIGEST)?.to_str().ok()?.strip_prefix("sha256:")?.parse().ok()
+}
+
+/// Whether a registry is on this machine.
+fn is_loopback(registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn away(registry: &str, error: &dyn std::error::Error) -> RegistryError {
+    let mut why = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        why = format!("{why}: {cause}");
+        source = cause.source();
+    }
+    RegistryError::Away { registry: registry.to_owned(), why }
+}
