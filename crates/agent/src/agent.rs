@@ -24,7 +24,7 @@ use crate::keeper::{Keeper, Sight};
 use crate::ledger::{LedgerFile, NotAdmitted};
 use crate::networks::Networks;
 use crate::place::{
-    ContainerMark, Intent, Mark, Place, log_files, passable_directory, private_directory, sync_directory,
+    ContainerMark, Intent, Mark, Place, passable_directory, private_directory, sync_directory,
 };
 use crate::process::Process;
 use crate::render::{self, RenderError, Standpoint, Values};
@@ -151,6 +151,11 @@ impl Agent {
     pub(crate) fn with<T>(&self, instance: &InstanceId, say: impl FnOnce(&Mark, &Place) -> T) -> Option<T> {
         let state = self.inner.lock();
         state.copies.get(instance).map(|copy| say(&copy.mark, &copy.place))
+    }
+
+    /// The engine and the container of an instance that is one.
+    pub(crate) fn container(&self, instance: &InstanceId) -> Option<(Engine, String)> {
+        self.inner.container_of(instance).map(|(engine, name, _)| (engine, name))
     }
 
     pub(crate) fn engines(&self) -> &Engines {
@@ -610,17 +615,22 @@ impl Driver for Agent {
     }
 
     fn last_words<'a>(&'a self, instance: &'a InstanceId) -> Fut<'a, Vec<String>> {
-        let files = log_files(&self.inner.config.directory, instance);
         Box::pin(async move {
+            let Some(log) = self.log(instance) else { return Vec::new() };
             let read = tokio::task::spawn_blocking(move || {
-                let texts = files.map(|file| std::fs::read(file).unwrap_or_default()).concat();
+                let texts = log.files.map(|file| std::fs::read(file).unwrap_or_default()).concat();
                 let lines = texts.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
-                let mut lines: Vec<String> =
-                    lines.map(|line| String::from_utf8_lossy(line.text).into_owned()).collect();
-                lines.drain(..lines.len().saturating_sub(LAST_WORDS));
-                lines
+                lines.map(|line| (line.millis, String::from_utf8_lossy(line.text).into_owned())).collect()
             });
-            read.await.unwrap_or_default()
+            let mut lines: Vec<(u64, String)> = read.await.unwrap_or_default();
+            if let Some((engine, container)) = log.container {
+                // An engine that does not answer leaves what was noted here.
+                let said = engine.logs(&container, None, Some(LAST_WORDS)).await.unwrap_or_default();
+                lines.extend(said.iter().map(|it| (it.at, String::from_utf8_lossy(&it.text).into_owned())));
+                lines.sort_by_key(|(at, _)| *at);
+            }
+            lines.drain(..lines.len().saturating_sub(LAST_WORDS));
+            lines.into_iter().map(|(_, text)| text).collect()
         })
     }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
 
+use plimsoll_container::Engine;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{ComponentName, Digest, InstanceId, PartName};
-use plimsoll_shim::{STARTED, Started, read};
+use plimsoll_shim::{LOG, LOG_BEFORE, STARTED, Started, read};
 
 use crate::agent::Agent;
 
@@ -24,6 +26,30 @@ pub struct Reached {
     pub component: ComponentName,
     /// Addresses of its ports, from this machine.
     pub endpoints: BTreeMap<PartName, SocketAddr>,
+}
+
+/// How a command is run beside an instance's program.
+pub enum Beside {
+    /// By this command line of the node.
+    Process(Command),
+    /// By the engine that has its container.
+    Container {
+        /// The engine.
+        engine: Engine,
+        /// The container.
+        container: String,
+        /// The command.
+        argv: Vec<String>,
+    },
+}
+
+/// Where an instance's words are.
+#[derive(Clone)]
+pub struct Log {
+    /// Files with lines of the shim's form, older ones first: what a process said, and the agent's own notes.
+    pub files: [PathBuf; 2],
+    /// The engine and its container, where they have what the program said.
+    pub container: Option<(Engine, String)>,
 }
 
 /// What the processes of an instance use.
@@ -47,8 +73,11 @@ impl Agent {
         })
     }
 
-    /// A command line that runs another one where the instance's program runs; `None` if it is not kept here.
-    pub fn beside(&self, instance: &InstanceId, argv: &[String], terminal: bool) -> Option<Command> {
+    /// How a command is run where an instance's program runs; `None` if it is not kept here.
+    pub fn beside(&self, instance: &InstanceId, argv: &[String], terminal: bool) -> Option<Beside> {
+        if let Some((engine, container)) = self.container(instance) {
+            return Some(Beside::Container { engine, container, argv: argv.to_vec() });
+        }
         self.with(instance, |_, place| {
             let (shim, arguments) = self.shim().split_first()?;
             let mut command = Command::new(shim);
@@ -57,8 +86,15 @@ impl Agent {
                 command.arg("--terminal");
             }
             command.arg("--").args(argv).current_dir("/");
-            Some(command)
+            Some(Beside::Process(command))
         })?
+    }
+
+    /// Where an instance's words are; `None` if it is not kept here.
+    pub fn log(&self, instance: &InstanceId) -> Option<Log> {
+        let files =
+            self.with(instance, |_, place| [place.path().join(LOG_BEFORE), place.path().join(LOG)])?;
+        Some(Log { files, container: self.container(instance) })
     }
 
     /// The id of an image that the usual engine has under a name.
@@ -72,6 +108,9 @@ impl Agent {
 
     /// When an instance's latest run began, in milliseconds since 1970 UTC; `None` if it is not kept here.
     pub fn began(&self, instance: &InstanceId) -> Option<u64> {
+        if let Some((engine, container)) = self.container(instance) {
+            return engine.view().borrow().containers.get(&container)?.began;
+        }
         let directory = self.with(instance, |_, place| place.path().to_owned())?;
         let written = directory.join(STARTED).metadata().ok()?.modified().ok()?;
         let since = written.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -92,19 +131,27 @@ impl Agent {
         }
         let mut found = BTreeMap::new();
         for instance in instances {
+            if let Some((engine, container)) = self.container(instance) {
+                let pid = engine.view().borrow().containers.get(&container).and_then(|seen| seen.pid);
+                let first = pid.and_then(|pid| Some((pid, process(pid)?.1)));
+                if let Some((pid, used)) = first {
+                    found.insert(instance.clone(), below(pid, used, &mut children));
+                }
+                continue;
+            }
             let Some(directory) = self.with(instance, |_, place| place.path().to_owned()) else { continue };
             let Some(started) = read::<Started>(&directory, STARTED)? else { continue };
             if started.shim.is_there() {
-                found.insert(instance.clone(), below(started.shim.pid, &mut children));
+                found.insert(instance.clone(), below(started.shim.pid, Used::default(), &mut children));
             }
         }
         Ok(found)
     }
 }
 
-/// The sum of all processes below one.
-fn below(parent: i32, children: &mut BTreeMap<i32, Vec<(i32, Used)>>) -> Used {
-    let (mut sum, mut open) = (Used::default(), vec![parent]);
+/// The sum of all processes below one, added to another.
+fn below(parent: i32, mut sum: Used, children: &mut BTreeMap<i32, Vec<(i32, Used)>>) -> Used {
+    let mut open = vec![parent];
     while let Some(parent) = open.pop() {
         for (pid, used) in children.remove(&parent).unwrap_or_default() {
             sum.cpu_millis += used.cpu_millis;

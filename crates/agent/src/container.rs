@@ -14,7 +14,7 @@ use plimsoll_model::world::{Blockage, Exit, Limit, Phase};
 
 use crate::engines::Engines;
 use crate::place::{Mark, Place, private_directory};
-use crate::probe::Beside;
+use crate::probe::Way;
 use crate::process::blockage;
 use crate::render::{self, RenderError, Values, own_environment, text};
 use crate::runner::Latest;
@@ -29,9 +29,10 @@ pub(crate) const MARK: &str = "dev.plimsoll.mark";
 /// Where relation data is seen in an image, as the Service Binding specification has it.
 const BINDINGS: &str = "/bindings";
 
-/// `errno` of an executable that is not there, and of one that may not be executed.
+/// `errno` of an executable that is not there, that may not be executed, and that is none.
 const ENOENT: i32 = 2;
 const EACCES: i32 = 13;
+const ENOEXEC: i32 = 8;
 
 /// What runs an instance as a container.
 pub(crate) struct Container {
@@ -189,10 +190,10 @@ impl Container {
         unenforced
     }
 
-    pub(crate) fn beside(&self) -> Beside {
+    pub(crate) fn way_beside(&self) -> Way {
         match self.engine() {
-            Ok(engine) => Beside::Container(engine, self.name.clone()),
-            Err(error) => Beside::Nowhere(error.to_string()),
+            Ok(engine) => Way::Container(engine, self.name.clone()),
+            Err(error) => Way::Nowhere(error.to_string()),
         }
     }
 }
@@ -236,6 +237,9 @@ fn not_executable(said: &str) -> Option<Exit> {
     let about_exec = words.iter().any(|words| lower.contains(words));
     if about_exec && lower.contains("permission denied") {
         return Some(Exit::Exec(EACCES));
+    }
+    if lower.contains("exec format error") {
+        return Some(Exit::Exec(ENOEXEC));
     }
     let is_missing = ["executable file not found", "no such file or directory", "not a directory"];
     (about_exec && is_missing.iter().any(|words| lower.contains(words))).then_some(Exit::Exec(ENOENT))

@@ -127,7 +127,7 @@ impl Keeper {
     fn enter(&self, phase: Phase) {
         {
             let mut state = self.sight.lock();
-            if std::mem::discriminant(&state.phase) == std::mem::discriminant(&phase) {
+            if is_same(&state.phase, &phase) {
                 return;
             }
             if matches!(state.phase, Phase::Ready { .. }) {
@@ -231,7 +231,14 @@ impl Keeper {
                 this.place.write_counters(state.counters);
             }
         };
-        match self.vehicle.start(|phase| self.enter(phase)).await? {
+        // What kept it from starting is said until that is over: trying again is no news.
+        let is_blocked = matches!(self.sight.lock().phase, Phase::Blocked { .. });
+        let enter = |phase| {
+            if !is_blocked {
+                self.enter(phase);
+            }
+        };
+        match self.vehicle.start(enter).await? {
             Ok(run) => {
                 if self.vehicle.was_begun(&run)? {
                     count(self);
@@ -258,12 +265,12 @@ impl Keeper {
             return std::future::pending().await;
         };
         let endpoints = self.mark.endpoints();
-        let beside = self.vehicle.beside();
+        let way = self.vehicle.way_beside();
         let began = Instant::now();
         let every = Duration::from_millis(health.every.millis);
         let (mut failures, mut pause) = (0, PROBE_FIRST);
         loop {
-            let result = probe::once(health, &endpoints, &beside).await;
+            let result = probe::once(health, &endpoints, &way).await;
             let is_ready = matches!(self.sight.lock().phase, Phase::Ready { .. });
             match result {
                 Ok(()) => {
@@ -302,6 +309,14 @@ impl Keeper {
         self.intent.mark_changed();
         self.failures = 0;
         Ok(())
+    }
+}
+
+/// Whether two phases differ in their times at most.
+fn is_same(one: &Phase, other: &Phase) -> bool {
+    match (one, other) {
+        (Phase::Blocked { by }, Phase::Blocked { by: other }) => by == other,
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
 }
 

@@ -29,5 +29,4 @@ mod users;
 mod vehicle;
 
 pub use agent::{Agent, AgentError, Config, OnChange};
-pub use beside::{Reached, Used};
-pub use place::log_files;
+pub use beside::{Beside, Log, Reached, Used};

@@ -34,7 +34,6 @@ use plimsoll_model::id::{
 use plimsoll_model::kind::EngineAddress;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::Launch;
-use plimsoll_shim::{LOG, LOG_BEFORE};
 use serde::{Deserialize, Serialize};
 
 const MARK: &str = "mark.json";
@@ -188,12 +187,6 @@ impl Place {
     pub(crate) fn write_counters(&self, counters: Counters) {
         plimsoll_shim::write_durably(&self.path, COUNTERS, &counters).ok();
     }
-}
-
-/// The log files of an instance, older lines first.
-pub fn log_files(node: &Path, instance: &InstanceId) -> [PathBuf; 2] {
-    let place = node.join("instances").join(instance.as_str());
-    [place.join(LOG_BEFORE), place.join(LOG)]
 }
 
 /// Makes a directory that only its owner may enter, owned by `user` if given.

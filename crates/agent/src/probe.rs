@@ -27,7 +27,7 @@ const LARGEST: usize = 64 << 10;
 const LONGEST: usize = 400;
 
 /// How a command is run where a program runs.
-pub(crate) enum Beside {
+pub(crate) enum Way {
     /// By a command line that what is to be run is added to.
     Process(Vec<String>),
     /// By the engine that has this container.
@@ -40,7 +40,7 @@ pub(crate) enum Beside {
 pub(crate) async fn once(
     health: &Health,
     endpoints: &BTreeMap<PartName, SocketAddr>,
-    beside: &Beside,
+    way: &Way,
 ) -> Result<(), String> {
     let at = |port: &PartName| endpoints.get(port).copied().ok_or_else(|| format!("it has no port {port}"));
     let probe = async {
@@ -48,7 +48,7 @@ pub(crate) async fn once(
             None => Ok(()),
             Some(Probe::Http(probe)) => http(probe, at(&probe.port)?).await,
             Some(Probe::Tcp(probe)) => tcp(at(&probe.port)?).await,
-            Some(Probe::Exec(probe)) => exec(probe, beside).await,
+            Some(Probe::Exec(probe)) => exec(probe, way).await,
         }
     };
     let limit = Duration::from_millis(health.timeout.millis);
@@ -93,16 +93,16 @@ async fn http(probe: &HttpProbe, at: SocketAddr) -> Result<(), String> {
     }
 }
 
-async fn exec(probe: &ExecProbe, beside: &Beside) -> Result<(), String> {
+async fn exec(probe: &ExecProbe, way: &Way) -> Result<(), String> {
     let name = probe.command.first().ok_or_else(|| "it has no command".to_owned())?;
-    let beside = match beside {
-        Beside::Process(beside) => beside,
-        Beside::Container(engine, container) => {
+    let beside = match way {
+        Way::Process(beside) => beside,
+        Way::Container(engine, container) => {
             return exec_in_container(engine, container, probe)
                 .await
                 .map_err(|error| format!("{name}: {error}"));
         }
-        Beside::Nowhere(why) => return Err(format!("{name}: {why}")),
+        Way::Nowhere(why) => return Err(format!("{name}: {why}")),
     };
     let (shim, arguments) = beside.split_first().ok_or_else(|| "there is no supervisor".to_owned())?;
     let mut command = Command::new(shim);

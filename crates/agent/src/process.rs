@@ -13,7 +13,7 @@ use plimsoll_shim::{RUN, Run, SHARED, read};
 use crate::cgroups::Cgroups;
 use crate::networks::Networks;
 use crate::place::{Mark, Place};
-use crate::probe::Beside;
+use crate::probe::Way;
 use crate::render::{self, RenderError};
 use crate::runner::{self, Latest, Runner, Surroundings};
 use crate::vehicle::{NotStarted, Outcome};
@@ -102,10 +102,10 @@ impl Process {
     }
 
     /// A command line that runs what is added to it where the program runs.
-    pub(crate) fn beside(&self) -> Beside {
+    pub(crate) fn way_beside(&self) -> Way {
         let mut beside = self.shim.to_vec();
         beside.extend([self.place.path().display().to_string(), "--".into()]);
-        Beside::Process(beside)
+        Way::Process(beside)
     }
 
     /// What the next run is kept within: groups are made anew for each run, because a reboot forgets them.

@@ -6,7 +6,7 @@ use plimsoll_model::quantity::Span;
 use plimsoll_model::world::{Blockage, Exit, Limit, Phase};
 
 use crate::container::{self, Container};
-use crate::probe::Beside;
+use crate::probe::Way;
 use crate::process::Process;
 use crate::runner::{Latest, Runner};
 
@@ -105,10 +105,10 @@ impl Vehicle {
     }
 
     /// How a command is run where the program runs.
-    pub(crate) fn beside(&self) -> Beside {
+    pub(crate) fn way_beside(&self) -> Way {
         match self {
-            Self::Process(process) => process.beside(),
-            Self::Container(container) => container.beside(),
+            Self::Process(process) => process.way_beside(),
+            Self::Container(container) => container.way_beside(),
         }
     }
 }

@@ -17,6 +17,8 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures::SinkExt as _;
 use futures::stream::{SplitSink, SplitStream, StreamExt as _};
+use plimsoll_agent::Beside;
+use plimsoll_container::{Attached, Command as InContainer, Output};
 use plimsoll_model::access::Verb;
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
 use plimsoll_model::status::InstanceState;
@@ -46,6 +48,10 @@ const WAITING: usize = 16;
 
 /// How long the output of a terminal may still come after its command has ended.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// How long an engine may take to know how a command ended, and the pause between two questions.
+const SETTLED: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How often is asked whether whoever runs a command still may.
 const RENEWAL: Duration = Duration::from_secs(30);
@@ -112,14 +118,18 @@ struct Cause {
 impl ExecEnd {
     fn of(status: std::process::ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt as _;
-        if status.success() {
-            return Self { status: "Success".into(), message: None, details: None };
-        }
         // As shells say it: 128 and the signal.
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Self::with(code.into(), &status)
+    }
+
+    fn with(code: i64, said: &dyn std::fmt::Display) -> Self {
+        if code == 0 {
+            return Self { status: "Success".into(), message: None, details: None };
+        }
         let cause = Cause { reason: "ExitCode".into(), message: code.to_string() };
         let details = Some(Details { causes: vec![cause] });
-        Self { status: "Failure".into(), message: Some(format!("the command ended with {status}")), details }
+        Self { status: "Failure".into(), message: Some(format!("the command ended with {said}")), details }
     }
 
     fn failed(message: String) -> Self {
@@ -196,7 +206,7 @@ pub(crate) async fn exec(
     let upgrade = upgrade.protocols([Channel::PROTOCOL]).max_message_size(LARGEST);
     Ok(upgrade.on_upgrade(async move |socket| {
         let _streaming = streaming;
-        run(socket, command.into(), &query, &permission, ending).await;
+        run(socket, command, &query, &permission, ending).await;
     }))
 }
 
@@ -219,27 +229,138 @@ impl Permission {
     }
 }
 
-/// The outputs and the input of a running command.
+/// The output and the input of a running command.
 struct Running {
-    child: Child,
+    what: Started,
     input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    outputs: Vec<(Channel, Box<dyn AsyncRead + Send + Unpin>)>,
-    terminal: Option<OwnedFd>,
+    said: mpsc::Receiver<Vec<u8>>,
 }
 
-fn start(mut command: Command, query: &ExecQuery) -> std::io::Result<Running> {
+/// A running command.
+enum Started {
+    Process {
+        child: Child,
+        terminal: Option<OwnedFd>,
+        ended: Option<std::io::Result<std::process::ExitStatus>>,
+    },
+    Container(InContainer),
+}
+
+impl Started {
+    /// Its end, where its terminal may be kept open by what it left behind: then nobody else would tell.
+    async fn ended_early(&mut self) {
+        match self {
+            Self::Process { child, terminal: Some(_), ended } => *ended = Some(child.wait().await),
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Process { ended: Some(_), .. })
+    }
+
+    /// How it ended, once nothing more is said.
+    async fn outcome(self) -> ExecEnd {
+        match self {
+            Self::Process { ended: Some(ended), .. } => said_of(ended),
+            Self::Process { mut child, .. } => said_of(child.wait().await),
+            Self::Container(command) => {
+                let until = Instant::now() + SETTLED;
+                loop {
+                    match command.exit_code().await {
+                        Ok(Some(code)) => return ExecEnd::with(code, &format!("exit code {code}")),
+                        // Engines end the output a little before they know how it ended.
+                        Ok(None) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+                        Ok(None) => return ExecEnd::failed("nobody knows how it ended".into()),
+                        Err(error) => return ExecEnd::failed(error.to_string()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A handle on its terminal's size.
+    fn terminal(&self, has_terminal: bool) -> Option<Terminal> {
+        match self {
+            Self::Process { terminal, .. } => terminal.as_ref()?.try_clone().ok().map(Terminal::Node),
+            Self::Container(command) => has_terminal.then(|| Terminal::Container(command.clone())),
+        }
+    }
+
+    /// Ends it, as with a terminal that is closed.
+    async fn end(self) {
+        match self {
+            Self::Process { mut child, .. } => {
+                if let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+                    kill_process_group(group, Signal::HUP).ok();
+                    kill_process_group(group, Signal::KILL).ok();
+                }
+                // It may not have a group of its own yet.
+                child.start_kill().ok();
+                child.wait().await.ok();
+            }
+            Self::Container(command) => command.kill().await,
+        }
+    }
+}
+
+/// A terminal whose size may change.
+enum Terminal {
+    Node(OwnedFd),
+    Container(InContainer),
+}
+
+impl Terminal {
+    async fn resize(&self, text: &[u8]) {
+        let Ok(size) = serde_json::from_slice::<Size>(text) else { return };
+        match self {
+            Self::Node(terminal) => {
+                let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+                // A terminal without its program needs no size.
+                tcsetwinsize(terminal, size).ok();
+            }
+            Self::Container(command) => command.resize(size.width, size.height).await,
+        }
+    }
+}
+
+async fn start(command: Beside, query: &ExecQuery) -> Result<Running, String> {
+    match command {
+        Beside::Process(command) => start_process(command.into(), query).map_err(|error| error.to_string()),
+        Beside::Container { engine, container, argv } => {
+            let attached = engine.attach(&container, &argv, query.stdin, query.tty).await;
+            let Attached { command, mut output, input } = attached.map_err(|error| error.to_string())?;
+            let (pieces, said) = mpsc::channel(WAITING);
+            tokio::spawn(async move {
+                while let Some(piece) = output.next().await {
+                    let message = match piece {
+                        Output::Out(text) => Channel::Out.message(&text),
+                        Output::Err(text) => Channel::Err.message(&text),
+                    };
+                    if pieces.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let input = query.stdin.then(|| Box::new(input) as Box<dyn AsyncWrite + Send + Unpin>);
+            Ok(Running { what: Started::Container(command), input, said })
+        }
+    }
+}
+
+fn start_process(mut command: Command, query: &ExecQuery) -> std::io::Result<Running> {
     command.kill_on_drop(true);
+    let (pieces, said) = mpsc::channel(WAITING);
     if !query.tty {
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.stdin(if query.stdin { Stdio::piped() } else { Stdio::null() });
         let mut child = command.spawn()?;
-        let mut outputs: Vec<(Channel, Box<dyn AsyncRead + Send + Unpin>)> = Vec::new();
         if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
-            outputs.push((Channel::Out, Box::new(out)));
-            outputs.push((Channel::Err, Box::new(err)));
+            tokio::spawn(pass_on(Channel::Out, Box::new(out), pieces.clone()));
+            tokio::spawn(pass_on(Channel::Err, Box::new(err), pieces));
         }
         let input = child.stdin.take().map(|it| Box::new(it) as Box<dyn AsyncWrite + Send + Unpin>);
-        return Ok(Running { child, input, outputs, terminal: None });
+        return Ok(Running { what: Started::Process { child, terminal: None, ended: None }, input, said });
     }
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
@@ -255,58 +376,47 @@ fn start(mut command: Command, query: &ExecQuery) -> std::io::Result<Running> {
     drop(command);
     let output = tokio::fs::File::from_std(ours.try_clone()?.into());
     let input = tokio::fs::File::from_std(ours.try_clone()?.into());
+    tokio::spawn(pass_on(Channel::Out, Box::new(output), pieces));
     Ok(Running {
-        child,
+        what: Started::Process { child, terminal: Some(ours), ended: None },
         input: Some(Box::new(input)),
-        outputs: vec![(Channel::Out, Box::new(output))],
-        terminal: Some(ours),
+        said,
     })
 }
 
 /// Carries a command to its end, or to that of its client.
 async fn run(
     socket: WebSocket,
-    command: Command,
+    command: Beside,
     query: &ExecQuery,
     permission: &Permission,
     mut ending: Ending,
 ) {
     let (mut to, from) = socket.split();
-    let Running { mut child, input, outputs, terminal } = match start(command, query) {
+    let Running { mut what, input, mut said } = match start(command, query).await {
         Ok(running) => running,
         Err(error) => return end(&mut to, &ExecEnd::failed(format!("it cannot be started: {error}"))).await,
     };
-    let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    let (pieces, mut said) = mpsc::channel(WAITING);
-    for (channel, output) in outputs {
-        tokio::spawn(pass_on(channel, output, pieces.clone()));
-    }
-    drop(pieces);
     // Both ways go on whatever the other one waits for.
-    let mut heard = std::pin::pin!(hear(from, input, terminal.as_ref()));
-    let (mut status, mut silent) = (None, Instant::now());
+    let mut heard = std::pin::pin!(hear(from, input, what.terminal(query.tty)));
+    let mut silent = Instant::now();
     let mut renewals = tokio::time::interval(RENEWAL);
     loop {
+        let has_ended = what.has_ended();
         tokio::select! {
             piece = said.recv() => {
                 let Some(piece) = piece else {
                     // Nothing more is said; what is left is how it ended.
-                    let ended = match status {
-                        Some(ended) => ended,
-                        None => child.wait().await,
-                    };
-                    return end(&mut to, &said_of(ended)).await;
+                    return end(&mut to, &what.outcome().await).await;
                 };
                 silent = Instant::now();
                 if to.send(Message::Binary(piece.into())).await.is_err() {
                     break;
                 }
             }
-            // What a terminal's command left behind may keep the terminal open for ever.
-            ended = child.wait(), if terminal.is_some() && status.is_none() => status = Some(ended),
-            () = tokio::time::sleep_until(silent + LAST_WORDS), if status.is_some() => {
-                let Some(ended) = status else { break };
-                return end(&mut to, &said_of(ended)).await;
+            () = what.ended_early(), if !has_ended => {}
+            () = tokio::time::sleep_until(silent + LAST_WORDS), if has_ended => {
+                return end(&mut to, &what.outcome().await).await;
             }
             () = &mut heard => break,
             _ = renewals.tick() => {
@@ -319,21 +429,15 @@ async fn run(
             () = until_end(&mut ending) => break,
         }
     }
-    // Nobody hears it any more: it ends, as with a terminal that is closed.
-    if let Some(group) = group {
-        kill_process_group(group, Signal::HUP).ok();
-        kill_process_group(group, Signal::KILL).ok();
-    }
-    // It may not have a group of its own yet.
-    child.start_kill().ok();
-    child.wait().await.ok();
+    // Nobody hears it any more.
+    what.end().await;
 }
 
 /// Passes on what the client sends, until it goes away.
 async fn hear(
     mut from: SplitStream<WebSocket>,
     mut input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    terminal: Option<&OwnedFd>,
+    terminal: Option<Terminal>,
 ) {
     while let Some(Ok(message)) = from.next().await {
         let Message::Binary(bytes) = message else { continue };
@@ -347,7 +451,11 @@ async fn hear(
                 }
             }
             Some((Channel::Close, [0])) if terminal.is_none() => input = None,
-            Some((Channel::Size, text)) => resize(terminal, text),
+            Some((Channel::Size, text)) => {
+                if let Some(terminal) = &terminal {
+                    terminal.resize(text).await;
+                }
+            }
             _ => {}
         }
     }
@@ -364,14 +472,6 @@ async fn pass_on(
         if pieces.send(channel.message(&piece[..length])).await.is_err() {
             return;
         }
-    }
-}
-
-fn resize(terminal: Option<&OwnedFd>, text: &[u8]) {
-    if let (Some(terminal), Ok(size)) = (terminal, serde_json::from_slice::<Size>(text)) {
-        let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
-        // A terminal without its program needs no size.
-        tcsetwinsize(terminal, size).ok();
     }
 }
 

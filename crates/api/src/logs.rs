@@ -14,6 +14,7 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use futures::StreamExt as _;
+use plimsoll_agent::Log;
 use plimsoll_model::access::Verb;
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
 use plimsoll_model::{App, ObjectKey};
@@ -114,6 +115,8 @@ type Cursors = BTreeMap<InstanceId, Cursor>;
 struct Cursor {
     inode: u64,
     offset: u64,
+    /// The stamp of the last line that an engine told.
+    stamp: Option<String>,
 }
 
 impl Cursor {
@@ -131,7 +134,7 @@ impl Cursor {
             {
                 rest(before, self.offset, &mut said);
             }
-            *self = Self { inode, offset: 0 };
+            (self.inode, self.offset) = (inode, 0);
         }
         self.offset += rest(now, self.offset, &mut said);
         said
@@ -175,17 +178,15 @@ impl Reader {
         instances: Vec<InstanceId>,
         cursors: &mut Cursors,
     ) -> Result<Vec<LogEntry>, Problem> {
-        let (server, previous, after) =
-            (self.server.clone(), self.query.previous, self.query.after.unwrap_or(0));
+        let logs: Vec<(InstanceId, Log)> =
+            instances.into_iter().filter_map(|it| Some((it.clone(), self.server.log(&it)?))).collect();
+        let mut lines = self.told_by_engines(&logs, cursors).await?;
         let mut known = std::mem::take(cursors);
         let read = tokio::task::spawn_blocking(move || {
             let mut lines = Vec::new();
-            for instance in instances {
-                let began = server.began(&instance).filter(|_| previous).unwrap_or(u64::MAX);
-                let files = plimsoll_agent::log_files(server.node(), &instance);
-                let text = known.entry(instance.clone()).or_default().advance(&files);
+            for (instance, log) in logs {
+                let text = known.entry(instance.clone()).or_default().advance(&log.files);
                 let said = text.split(|byte| *byte == b'\n').filter_map(plimsoll_shim::read_line);
-                let said = said.filter(|line| line.millis > after && line.millis < began);
                 lines.extend(said.map(|line| LogEntry {
                     instance: instance.clone(),
                     at: line.millis,
@@ -193,11 +194,46 @@ impl Reader {
                     text: String::from_utf8_lossy(line.text).into_owned(),
                 }));
             }
-            lines.sort_by_key(|line| line.at);
             (lines, known)
         });
-        let (lines, known) = read.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
+        let (read, known) = read.await.map_err(|error| Problem::new(Sort::Internal, error.to_string()))?;
         *cursors = known;
+        lines.extend(read);
+        let after = self.query.after.unwrap_or(0);
+        let began = |line: &LogEntry| self.server.began(&line.instance).unwrap_or(u64::MAX);
+        lines.retain(|line| line.at > after && (!self.query.previous || line.at < began(line)));
+        lines.sort_by_key(|line| line.at);
+        Ok(lines)
+    }
+
+    /// What the programs of containers said since the cursors. While somebody follows, an engine that does not answer
+    /// is one that has nothing to tell.
+    async fn told_by_engines(
+        &self,
+        logs: &[(InstanceId, Log)],
+        cursors: &mut Cursors,
+    ) -> Result<Vec<LogEntry>, Problem> {
+        // Without other conditions the last lines of each are enough for the last lines of all.
+        let is_plain = self.query.after.is_none() && !self.query.previous;
+        let tail = is_plain.then(|| self.query.tail.unwrap_or(USUAL_TAIL).min(MOST));
+        let mut lines = Vec::new();
+        for (instance, log) in logs {
+            let Some((engine, container)) = &log.container else { continue };
+            let cursor = cursors.entry(instance.clone()).or_default();
+            let tail = tail.filter(|_| cursor.stamp.is_none());
+            let told = match engine.logs(container, cursor.stamp.as_deref(), tail).await {
+                Ok(told) => told,
+                Err(_) if self.query.follow => Vec::new(),
+                Err(error) => return Err(Problem::new(Sort::Unavailable, error.to_string())),
+            };
+            cursor.stamp = told.last().map(|line| line.stamp.clone()).or(cursor.stamp.take());
+            lines.extend(told.into_iter().map(|line| LogEntry {
+                instance: instance.clone(),
+                at: line.at,
+                error: line.is_error,
+                text: String::from_utf8_lossy(&line.text).into_owned(),
+            }));
+        }
         Ok(lines)
     }
 

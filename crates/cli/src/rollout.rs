@@ -9,7 +9,8 @@ use plimsoll_manifest::{Declared, Document, Metadata};
 use plimsoll_model::id::ComponentName;
 use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::revision::AppRevision;
-use plimsoll_model::{App, Attached, Kind as _, Object};
+use plimsoll_model::update::Follow;
+use plimsoll_model::{App, AppSpec, Attached, Kind as _, Object};
 
 use crate::Ended;
 use crate::client::Client;
@@ -99,6 +100,24 @@ fn history(of: &OfApp) -> anyhow::Result<Ended> {
     Ok(Ended::Done)
 }
 
+/// The declaration of a revision, with the bytes that the tags of its images led to then. What follows a tag would go
+/// forward again at once.
+fn with_pins(revision: &AppRevision) -> AppSpec {
+    let mut spec = revision.declaration.clone();
+    for (name, component) in &mut spec.components {
+        let pinned = revision.components.get(name).and_then(|it| it.image.as_ref());
+        if let (Some(image), Some(pinned)) = (&component.image, pinned) {
+            let text = match image.digest() {
+                Some(_) => image.to_string(),
+                None => format!("{image}@sha256:{}", pinned.digest),
+            };
+            component.image = text.parse().ok();
+            component.update.image.follow = Follow::None;
+        }
+    }
+    spec
+}
+
 fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     let client = of.place.client()?;
     let app = client.app(&of.place.app(&of.app))?;
@@ -114,7 +133,7 @@ fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
         wanted.ok_or_else(|| anyhow!("app {} has no {which}; it has {}", of.app, known.join(", ")))?;
     let Attached { labels, annotations, .. } = app.meta.attached;
     let metadata = Metadata { name: of.app.clone(), project: None, labels, annotations };
-    let spec = wanted.declaration.clone();
+    let spec = with_pins(wanted);
     let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
     client.apply(&[document], &of.place.project(), None)?;
     talk(&format!("app {} declares revision {} again", of.app, wanted.number));

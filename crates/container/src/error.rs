@@ -25,7 +25,7 @@ pub enum EngineError {
 impl EngineError {
     /// Whether the same may work another time without anybody's doing.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Conflict(_))
+        matches!(self, Self::Missing(_) | Self::Away(_) | Self::Conflict(_))
     }
 
     /// Whether the thing meant is not there.

@@ -56,7 +56,7 @@ pub fn connect(address: &EngineAddress, installation: &InstallationId) -> Result
         let text = format!(
             "{address} is no engine of this machine: name a socket, as unix:///run/podman/podman.sock, or tcp://127.0.0.1:PORT"
         );
-        return Err(EngineError::Missing(text));
+        return Err(EngineError::Refused(text));
     };
     Ok(Engine::new(docker, address.clone(), installation.clone()))
 }

@@ -13,8 +13,10 @@ use plimsoll_registry::{Login, Secret};
 use crate::engine::Engine;
 use crate::error::EngineError;
 
-/// How long a failure is the answer to everybody who asks for the same image.
-const REMEMBERED: Duration = Duration::from_secs(2);
+/// How long a failure is the answer to everybody who asks for the same image: the first, which doubles with each in a
+/// row, and the longest.
+const REMEMBERED_FIRST: Duration = Duration::from_secs(2);
+const REMEMBERED_LONGEST: Duration = Duration::from_mins(1);
 
 /// Time between two words about a pull's progress.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -46,7 +48,8 @@ pub(crate) struct Pulls {
 }
 
 struct Failure {
-    at: Instant,
+    until: Instant,
+    remembered: Duration,
     error: PullError,
 }
 
@@ -67,13 +70,17 @@ impl Engine {
             pulls.entry(name.clone()).or_default().clone()
         };
         let mut failure = turn.lock().await;
-        if let Some(Failure { error, .. }) = failure.as_ref().filter(|it| it.at.elapsed() < REMEMBERED) {
+        if let Some(Failure { error, .. }) = failure.as_ref().filter(|it| Instant::now() < it.until) {
             return Err(error.clone());
         }
         // Whoever had its turn before has brought it.
         let has = self.image_id(&name).await.map_err(|error| PullError::Engine(error.to_string()))?;
         let pulled = if has.is_some() { Ok(()) } else { self.pull_now(image, login, tell).await };
-        *failure = pulled.as_ref().err().map(|error| Failure { at: Instant::now(), error: error.clone() });
+        let last = failure.as_ref().map_or(REMEMBERED_FIRST / 2, |failure| failure.remembered);
+        *failure = pulled.as_ref().err().map(|error| {
+            let remembered = (last * 2).min(REMEMBERED_LONGEST);
+            Failure { until: Instant::now() + remembered, remembered, error: error.clone() }
+        });
         if pulled.is_ok() {
             self.inner.pulls.by_image.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         }

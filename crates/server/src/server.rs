@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use plimsoll_agent::{Agent, AgentError, Reached, Used};
+use plimsoll_agent::{Agent, AgentError, Beside, Log, Reached, Used};
 use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Hints, Pace};
 use plimsoll_model::audit::Action;
@@ -256,8 +255,13 @@ impl Server {
     }
 
     /// A command that runs beside a copy's program, if it is one of the local node.
-    pub fn beside(&self, instance: &InstanceId, argv: &[String], terminal: bool) -> Option<Command> {
+    pub fn beside(&self, instance: &InstanceId, argv: &[String], terminal: bool) -> Option<Beside> {
         self.agent.as_ref()?.beside(instance, argv, terminal)
+    }
+
+    /// Where a copy's words are, if it is one of the local node.
+    pub fn log(&self, instance: &InstanceId) -> Option<Log> {
+        self.agent.as_ref()?.log(instance)
     }
 
     /// When the latest run of a copy began, in milliseconds since 1970 UTC, if it is one of the local node.

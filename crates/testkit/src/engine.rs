@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::registry::Registry;
+
 /// How long an engine may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,7 +47,9 @@ impl Engine {
         let directory =
             tempfile::Builder::new().prefix("plim-").tempdir_in("/var/lib").expect("root's own directory");
         fs::write(directory.path().join("containers.conf"), PODMAN).expect("a file");
-        fs::write(directory.path().join("registries.conf"), "").expect("a file");
+        // As Docker has it by itself: registries of this machine are asked without encryption.
+        let registries = "[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n";
+        fs::write(directory.path().join("registries.conf"), registries).expect("a file");
         let mut engine = Self { make, running: Mutex::default(), containerd: None, directory };
         engine.containerd = (make == Make::Docker).then(|| engine.start_containerd());
         engine.resume();
@@ -213,6 +217,30 @@ impl Engine {
         assert!(packed.is_ok_and(|status| status.success()), "tar fails");
         let change = "CMD [\"/bin/sleep\", \"100000\"]";
         self.run(&["import", "--change", change, "--change", "ENV PATH=/bin", &at(&archive), name]);
+    }
+}
+
+impl Engine {
+    /// Makes an image like [`Engine::import`] and pushes it, and returns its digest in the registry, as `sha256:…`.
+    ///
+    /// # Panics
+    /// When the registry does not take it.
+    pub fn push(&self, registry: &Registry, name: &str, files: &[(&str, &str)]) -> String {
+        let name = format!("{}/{name}", registry.host());
+        self.import(&name, files);
+        match self.make {
+            Make::Docker => {
+                let said = self.run(&["push", &name]);
+                let digest = said.split_whitespace().skip_while(|word| *word != "digest:").nth(1);
+                digest.expect("docker says the digest").to_owned()
+            }
+            Make::Podman => {
+                let file = self.directory.path().join("digest");
+                let file = file.display().to_string();
+                self.run(&["push", "--quiet", "--tls-verify=false", "--digestfile", &file, &name]);
+                fs::read_to_string(file).expect("podman writes the digest").trim().to_owned()
+            }
+        }
     }
 }
 

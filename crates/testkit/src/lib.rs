@@ -6,7 +6,9 @@
 mod engine;
 mod oidc;
 mod postgres;
+mod registry;
 
 pub use engine::{BUSYBOX, Engine, Make};
 pub use oidc::Oidc;
 pub use postgres::Postgres;
+pub use registry::Registry;

@@ -14,7 +14,7 @@ use plimsoll_model::kind::EngineAddress;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::PinnedImage;
 use plimsoll_model::step::{Action, Cause, Fence, Launch, Step, VolumeMount};
-use plimsoll_model::world::{Blockage, Exit, Instance, Phase};
+use plimsoll_model::world::{Exit, Instance, Phase};
 use plimsoll_testkit::{BUSYBOX, Engine, Make};
 use tempfile::TempDir;
 use tokio::time::Instant;

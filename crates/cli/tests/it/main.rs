@@ -10,6 +10,7 @@ mod book;
 mod containers;
 mod disk;
 mod fields;
+mod images;
 mod keys;
 mod listen;
 mod login;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use plimsoll_testkit::Engine;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,6 +17,8 @@ pub(crate) struct Plane {
     pub(crate) directory: TempDir,
     /// Options of the server beside its data directory.
     pub(crate) options: Vec<String>,
+    /// Variables of the server's environment beside the usual ones.
+    pub(crate) env: Vec<(String, String)>,
     server: Option<Child>,
     pub(crate) url: String,
     pub(crate) admin: String,
@@ -41,8 +44,17 @@ impl Plane {
 
     /// A plane in a directory that was made for it.
     pub(crate) fn within(directory: TempDir) -> Self {
-        let mut plane =
-            Self { directory, options: Vec::new(), server: None, url: String::new(), admin: String::new() };
+        Self::surrounded(directory, Vec::new())
+    }
+
+    /// A plane whose images run in an engine.
+    pub(crate) fn on(engine: &Engine) -> Self {
+        Self::surrounded(super::agent::scratch(), vec![("DOCKER_HOST".to_owned(), engine.address())])
+    }
+
+    fn surrounded(directory: TempDir, env: Vec<(String, String)>) -> Self {
+        let (options, server) = (Vec::new(), None);
+        let mut plane = Self { directory, options, env, server, url: String::new(), admin: String::new() };
         plane.start();
         plane
     }
@@ -54,6 +66,7 @@ impl Plane {
     pub(crate) fn start(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
         command.arg("server").args(&self.options).env("PLIMSOLL_DATA_DIR", self.data());
+        command.envs(self.env.iter().cloned());
         if !self.data().exists() {
             command.args(["--http-port", "0"]);
         }

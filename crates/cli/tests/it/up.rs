@@ -187,12 +187,12 @@ impl Up {
 }
 
 /// Looks until something is so, and says what was seen last if it never is.
-pub(crate) fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) {
+pub(crate) fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) -> T {
     let give_up = Instant::now() + PATIENCE;
     loop {
         let seen = look();
         if is_so(&seen) {
-            return;
+            return seen;
         }
         assert!(Instant::now() < give_up, "{what:?} was never so; last seen was {seen:?}");
         std::thread::park_timeout(Duration::from_millis(10));
