@@ -79,10 +79,7 @@ impl Container {
 
     pub(crate) async fn start(&self, enter: impl Fn(Phase)) -> io::Result<Result<Run, NotStarted>> {
         let blocked = |by| Ok(Err(NotStarted::Blocked(by)));
-        let engine = match self.engines.get(self.mark.container.as_ref().map(|container| &container.engine)) {
-            Ok(engine) => engine,
-            Err(_) => return blocked(Blockage::Engine),
-        };
+        let Ok(engine) = self.engine() else { return blocked(Blockage::Engine) };
         if !self.place.has_begun()? {
             match render::place_content(&self.place, &self.mark, &self.content) {
                 Ok(true) => {}
@@ -272,14 +269,13 @@ pub(crate) fn recipe(
 ) -> Result<Recipe, RenderError> {
     let Mark { launch, .. } = mark;
     let image = launch.image.clone().ok_or(RenderError::Recipe("it has no image"))?;
-    let attachment = match mark.address {
-        Some(address) => Attachment::Address { network: engaged.network.clone(), address },
-        None => {
-            let published = mark.container.as_ref().map(|it| it.published.clone()).unwrap_or_default();
-            let ports =
-                launch.ports.iter().filter_map(|(name, inside)| Some((*inside, *published.get(name)?)));
-            Attachment::Published { network: engaged.network.clone(), ports: ports.collect() }
-        }
+    let network = engaged.network.clone();
+    let attachment = if let Some(address) = mark.address {
+        Attachment::Address { network, address }
+    } else {
+        let published = mark.container.as_ref().map(|it| it.published.clone()).unwrap_or_default();
+        let ports = launch.ports.iter().filter_map(|(name, inside)| Some((*inside, *published.get(name)?)));
+        Attachment::Published { network, ports: ports.collect() }
     };
     let mut labels = engaged.engine.marks(&mark.app);
     labels.insert(

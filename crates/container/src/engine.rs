@@ -1,6 +1,6 @@
 //! One engine, and what is done with single containers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 use plimsoll_model::id::{Digest, InstallationId, Uid};
 use plimsoll_model::kind::EngineAddress;
 use plimsoll_model::quantity::Span;
-use plimsoll_model::world::Exit;
+use plimsoll_model::world::{Exit, Limit};
 use tokio::sync::{OnceCell, watch};
 
 use crate::error::EngineError;
@@ -62,12 +62,8 @@ pub struct Facts {
     pub version: String,
     /// Whether it runs without root: its containers' addresses lead nowhere on the node then.
     pub is_rootless: bool,
-    /// Whether it can limit CPU time.
-    pub limits_cpu: bool,
-    /// Whether it can limit memory.
-    pub limits_memory: bool,
-    /// Whether it can limit processes.
-    pub limits_pids: bool,
+    /// What it can keep a container within.
+    pub limits: BTreeSet<Limit>,
 }
 
 impl Engine {
@@ -112,13 +108,20 @@ impl Engine {
         let is_rootless = info.security_options.iter().flatten().any(|option| option.contains("rootless"));
         // Without a manager of control groups there is nobody to set a limit.
         let has_groups = info.cgroup_driver != Some(SystemInfoCgroupDriverEnum::NONE);
+        let limits = [
+            (Limit::Cpu, info.cpu_cfs_quota),
+            (Limit::Memory, info.memory_limit),
+            (Limit::Pids, info.pids_limit),
+        ];
         Ok(Facts {
             maker: if is_podman { Maker::Podman } else { Maker::Docker },
             version: version.version.unwrap_or_default(),
             is_rootless,
-            limits_cpu: has_groups && info.cpu_cfs_quota == Some(true),
-            limits_memory: has_groups && info.memory_limit == Some(true),
-            limits_pids: has_groups && info.pids_limit == Some(true),
+            limits: limits
+                .into_iter()
+                .filter(|(_, can)| has_groups && *can == Some(true))
+                .map(|it| it.0)
+                .collect(),
         })
     }
 

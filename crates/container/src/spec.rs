@@ -106,12 +106,10 @@ pub fn image_name(image: &PinnedImage) -> String {
 /// What of a recipe an engine cannot give.
 pub fn unenforced(recipe: &Recipe, facts: &Facts) -> Vec<Limit> {
     let Resources { cpu, memory, pids } = recipe.resources;
-    let limits = [
-        (Limit::Cpu, cpu.is_some() && !facts.limits_cpu),
-        (Limit::Memory, memory.is_some() && !facts.limits_memory),
-        (Limit::Pids, pids.is_some() && !facts.limits_pids),
-    ];
-    limits.into_iter().filter(|(_, is_missing)| *is_missing).map(|(limit, _)| limit).collect()
+    let declared =
+        [(Limit::Cpu, cpu.is_some()), (Limit::Memory, memory.is_some()), (Limit::Pids, pids.is_some())];
+    let declared = declared.into_iter().filter(|(_, is_declared)| *is_declared).map(|(limit, _)| limit);
+    declared.filter(|limit| !facts.limits.contains(limit)).collect()
 }
 
 /// What an engine takes to make a container.
@@ -150,8 +148,9 @@ pub fn body(recipe: &Recipe, facts: &Facts) -> ContainerCreateBody {
 
 fn host(recipe: &Recipe, facts: &Facts, network: &str) -> HostConfig {
     let Resources { cpu, memory, pids } = recipe.resources;
+    let can = |limit| facts.limits.contains(&limit);
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let memory = memory.filter(|_| facts.limits_memory).map(|memory| bytes(memory.bytes));
+    let memory = memory.filter(|_| can(Limit::Memory)).map(|memory| bytes(memory.bytes));
     let published = match &recipe.attachment {
         Attachment::Address { .. } => None,
         Attachment::Published { ports, .. } => Some(
@@ -175,13 +174,11 @@ fn host(recipe: &Recipe, facts: &Facts, network: &str) -> HostConfig {
         port_bindings: published,
         mounts: Some(recipe.mounts.iter().map(mount).collect()),
         tmpfs,
-        nano_cpus: cpu
-            .filter(|_| facts.limits_cpu)
-            .map(|cpu| bytes(cpu.millicores).saturating_mul(1_000_000)),
+        nano_cpus: cpu.filter(|_| can(Limit::Cpu)).map(|cpu| bytes(cpu.millicores).saturating_mul(1_000_000)),
         memory,
         // No swap beyond it, or the limit would only slow it down.
         memory_swap: memory,
-        pids_limit: facts.limits_pids.then(|| pids.map_or(USUAL_PIDS, i64::from)),
+        pids_limit: can(Limit::Pids).then(|| pids.map_or(USUAL_PIDS, i64::from)),
         readonly_rootfs: Some(recipe.security.read_only),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(recipe.security.capabilities().into_iter().map(|it| it.name().to_owned()).collect()),

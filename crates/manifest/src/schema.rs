@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use jsonschema::{PatternOptions, Validator};
 use plimsoll_model::id::{Digest, KeyName, LabelName, ObjectName, ProjectName, UserName};
-use plimsoll_model::kind::{ProjectSpec, TargetSpec};
+use plimsoll_model::image::ImageRef;
+use plimsoll_model::kind::{EngineAddress, ProjectSpec, TargetSpec};
 use plimsoll_model::quantity::{Bytes, Cpu, Span};
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::secret::SecretRef;
@@ -190,6 +191,8 @@ pub(crate) fn rule(pattern: &str) -> Option<&'static str> {
             reference::<Cpu>(&mut generator),
             reference::<Digest>(&mut generator),
             reference::<EndpointRef>(&mut generator),
+            reference::<EngineAddress>(&mut generator),
+            reference::<ImageRef>(&mut generator),
             reference::<KeyName>(&mut generator),
             reference::<LabelName>(&mut generator),
             reference::<ObjectName>(&mut generator),

@@ -249,10 +249,7 @@ impl Resources {
 pub struct Security {
     /// User and group by name or number, such as `1000:1000`, instead of the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")
-    )]
+    #[schemars(length(min = 1, max = 128))]
     pub user: Option<String>,
     /// Whether its root file system is read-only; `/tmp` and `/run` can still be written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -107,7 +107,8 @@ fn is_tag(text: &str) -> bool {
 fn is_registry(text: &str) -> bool {
     let (host, port) = text.rsplit_once(':').unwrap_or((text, "443"));
     let host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
-    !host.is_empty() && host.len() <= 253 && host.bytes().all(host_byte) && port.parse::<u16>().is_ok()
+    let begins = host.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    begins && host.len() <= 253 && host.bytes().all(host_byte) && port.parse::<u16>().is_ok()
 }
 
 impl FromStr for Repository {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Demand, Quota, Restriction, Role};
@@ -182,12 +182,26 @@ impl Programs {
 }
 
 /// Where a container engine answers: `unix:///run/podman/podman.sock`, `tcp://127.0.0.1:2375`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct EngineAddress(
-    #[schemars(length(max = 256), regex(pattern = "^(unix:///|tcp://127\\.|tcp://localhost:).+$"))]
-    pub String,
-);
+pub struct EngineAddress(pub String);
+
+impl JsonSchema for EngineAddress {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EngineAddress".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": 256,
+            "pattern": "^(unix:///.+|tcp://(127[.0-9]+|localhost):[0-9]+)$",
+            "description": "write the socket of an engine of the node, as `unix:///run/podman/podman.sock`",
+        })
+    }
+}
 
 impl fmt::Display for EngineAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

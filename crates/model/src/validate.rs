@@ -227,6 +227,16 @@ fn image(check: &mut Check<'_>, it: &Component) {
     if it.image.is_none() && it.program.is_none() && !it.security.is_default() {
         check.at("security").fail("it is about containers, and this is a command of the node");
     }
+    let word = |word: &str| {
+        let first = word.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        first && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    };
+    if it.security.user.as_ref().is_some_and(|user| user.splitn(2, ':').any(|part| !word(part))) {
+        check
+            .at("security")
+            .at("user")
+            .fail_with("a user, and a group if need be, by name or number", "1000:1000");
+    }
     if it.update.image.every.is_some_and(|every| every.millis < 10_000) {
         check
             .at("update")

@@ -151,7 +151,7 @@ pub enum Reason {
     /// It is not known yet what an image's tag leads to.
     ImageUnresolved {
         /// The image as it is declared.
-        image: ImageRef,
+        image: Box<ImageRef>,
         /// Why, once that is known.
         why: Option<String>,
     },

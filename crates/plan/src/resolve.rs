@@ -114,8 +114,10 @@ fn pin(
         Follow::None => before.or(now),
         Follow::Digest => now.or(before),
     });
-    let unresolved =
-        || Reason::ImageUnresolved { image: image.clone(), why: view.and_then(|view| view.problem.clone()) };
+    let unresolved = || Reason::ImageUnresolved {
+        image: Box::new(image.clone()),
+        why: view.and_then(|view| view.problem.clone()),
+    };
     Ok(PinnedImage { repository: image.repository().clone(), digest: digest.ok_or_else(unresolved)? })
 }
 

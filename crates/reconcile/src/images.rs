@@ -134,7 +134,9 @@ impl Images {
             let (apps, is_more, token) = self.store.page::<App>(&Scope::All, &query).await?;
             // A watch from the first page's token misses nothing of the later ones.
             begin.get_or_insert(token);
-            apps.iter().for_each(|app| self.want(app));
+            for app in &apps {
+                self.want(app);
+            }
             query.after = apps.into_iter().next_back().map(|app| app.meta.key);
             if !is_more {
                 break;
@@ -177,7 +179,7 @@ impl Images {
             let outcome = app.status.as_ref().and_then(|status| status.value.outcome.as_ref());
             for waited in outcome.into_iter().flat_map(|outcome| &outcome.waits) {
                 if let Reason::ImageUnresolved { image, .. } = waited.wait.reason() {
-                    wants.entry(image.clone()).or_insert(Want::Once);
+                    wants.entry(ImageRef::clone(image)).or_insert(Want::Once);
                 }
             }
         }

@@ -210,8 +210,8 @@ impl Question<'_> {
         self.image.repository().registry()
     }
 
-    fn strange(&self, why: impl ToString) -> RegistryError {
-        RegistryError::Strange { registry: self.registry().to_owned(), why: why.to_string() }
+    fn strange(&self, why: impl Into<String>) -> RegistryError {
+        RegistryError::Strange { registry: self.registry().to_owned(), why: why.into() }
     }
 
     fn url(&self) -> String {
@@ -306,10 +306,11 @@ impl Question<'_> {
             }
             Bytes::new()
         };
-        let request = request.body(Full::new(body)).map_err(|error| self.strange(error))?;
+        let request = request.body(Full::new(body)).map_err(|error| self.strange(error.to_string()))?;
         let answer = self.judged(self.client.send(self.registry(), request).await?)?;
         let bytes = self.body(answer, LARGEST_TOKEN).await?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|error| self.strange(error))?;
+        let answer: Answer =
+            serde_json::from_slice(&bytes).map_err(|error| self.strange(error.to_string()))?;
         let text = answer.token.or(answer.access_token);
         let text = text.ok_or_else(|| self.strange(format!("{realm} gives an answer without a token")))?;
         let seconds = answer.expires_in.unwrap_or(TOKEN).saturating_sub(TOKEN_MARGIN);
@@ -326,7 +327,7 @@ impl Question<'_> {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::default()).map_err(|error| self.strange(error))?;
+        let request = request.body(Full::default()).map_err(|error| self.strange(error.to_string()))?;
         self.client.send(self.registry(), request).await
     }
 
@@ -344,7 +345,7 @@ impl Question<'_> {
                 }
                 Err(RegistryError::Away { registry, why: status.to_string() })
             }
-            status => Err(self.strange(status)),
+            status => Err(self.strange(status.to_string())),
         }
     }
 
@@ -361,7 +362,7 @@ impl Question<'_> {
         let answer = self.ask(Method::GET).await?;
         let bytes = self.body(answer, LARGEST_MANIFEST).await?;
         // An error page is no manifest, whatever its status says.
-        serde_json::from_slice::<Manifest>(&bytes).map_err(|error| self.strange(error))?;
+        serde_json::from_slice::<Manifest>(&bytes).map_err(|error| self.strange(error.to_string()))?;
         Ok(Digest::of_bytes(&bytes))
     }
 }

@@ -44,7 +44,7 @@ async fn registry(script: impl Fn(&str, &str, &str) -> String + Send + 'static) 
 }
 
 fn answer(status: &str, headers: &[&str], body: &str) -> String {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let headers = headers.iter().fold(String::new(), |text, header| text + header + "\r\n");
     format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
 }
 

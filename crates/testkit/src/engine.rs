@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::registry::Registry;
 
 /// How long an engine may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The image that every engine here has: Debian's busybox, and nothing else.
 pub const BUSYBOX: &str = "localhost/busybox:1";
@@ -137,7 +137,8 @@ impl Engine {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let program = command.get_program().to_owned();
         let running = command.spawn();
-        let running = running.unwrap_or_else(|error| panic!("{program:?}: {error}; ./test installs it"));
+        let running =
+            running.unwrap_or_else(|error| panic!("{}: {error}; ./test installs it", program.display()));
         *self.running() = Some(running);
         self.await_socket("api.sock", "log");
     }

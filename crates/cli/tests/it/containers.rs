@@ -102,17 +102,8 @@ impl<'a> Node<'a> {
         self.try_execute(action).await.unwrap();
     }
 
-    fn creation(&self, name: &str, launch: Launch) -> Action {
-        Action::Create {
-            instance: name.parse().unwrap(),
-            revision: ComponentHash(Digest::of_bytes(b"r")),
-            bindings: BindingsHash(Digest::of_bytes(b"b")),
-            launch: Box::new(launch),
-        }
-    }
-
     async fn create(&self, name: &str, launch: Launch) {
-        self.execute(self.creation(name, launch)).await;
+        self.execute(creation(name, launch)).await;
     }
 
     async fn until(&self, name: &str, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
@@ -142,18 +133,28 @@ impl<'a> Node<'a> {
 
     /// The container of an instance, as the engine's own command says it in a format.
     fn inspect(&self, name: &str, format: &str) -> String {
-        self.engine.run(&["inspect", "--format", format, &self.container(name)])
-    }
-
-    fn container(&self, name: &str) -> String {
-        let installation = Digest::of_bytes(b"here").short();
-        format!("plimsoll-{}-{name}", &installation[..6])
+        self.engine.run(&["inspect", "--format", format, &container(name)])
     }
 
     /// What a command says in the container of an instance.
     fn exec(&self, name: &str, command: &[&str]) -> String {
-        self.engine.run(&[&["exec", &self.container(name)], command].concat())
+        self.engine.run(&[&["exec", &container(name)], command].concat())
     }
+}
+
+fn creation(name: &str, launch: Launch) -> Action {
+    Action::Create {
+        instance: name.parse().unwrap(),
+        revision: ComponentHash(Digest::of_bytes(b"r")),
+        bindings: BindingsHash(Digest::of_bytes(b"b")),
+        launch: Box::new(launch),
+    }
+}
+
+/// The name of an instance's container.
+fn container(name: &str) -> String {
+    let installation = Digest::of_bytes(b"here").short();
+    format!("plimsoll-{}-{name}", &installation[..6])
 }
 
 impl Drop for Node<'_> {
@@ -283,7 +284,7 @@ async fn rights_are_few(engine: Engine) {
         ("0".repeat(16), "1000\t1000\t1000\t1000".into())
     );
     node.exec("tight", &["touch", "/tmp/x"]);
-    let refused = engine.command(&["exec", &node.container("tight"), "touch", "/data/x"]).output().unwrap();
+    let refused = engine.command(&["exec", &container("tight"), "touch", "/data/x"]).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Read-only"), "{refused:?}");
     assert_eq!(node.inspect("tight", "{{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}"), "20 500000000");
 }
@@ -319,11 +320,11 @@ async fn an_engine_that_was_killed_comes_back(engine: Engine) {
     node.create("a", launch.clone()).await;
     node.until("a", "ready", Instance::is_ready).await;
     engine.kill();
-    let refused = node.try_execute(node.creation("b", launch.clone())).await;
+    let refused = node.try_execute(creation("b", launch.clone())).await;
     assert!(matches!(refused, Err(DriverError::Transient(_))), "{refused:?}");
     engine.resume();
     let give_up = Instant::now() + PATIENCE;
-    while node.try_execute(node.creation("b", node.launch(&["sleep", "1000"]))).await.is_err() {
+    while node.try_execute(creation("b", node.launch(&["sleep", "1000"]))).await.is_err() {
         assert!(Instant::now() < give_up, "it is not used again");
         tokio::time::sleep(POLL).await;
     }
@@ -343,10 +344,10 @@ async fn what_others_do_to_a_container_is_put_right(engine: Engine) {
     let node = Node::new(&engine);
     node.create("a", node.launch(&["sleep", "1000"])).await;
     node.until("a", "ready", Instance::is_ready).await;
-    engine.run(&["rm", "--force", &node.container("a")]);
+    engine.run(&["rm", "--force", &container("a")]);
     let seen = node.until("a", "ready again", |it| it.restarts == 1 && it.is_ready()).await;
     assert_eq!(seen.last_exit, Some(Exit::Lost));
-    engine.run(&["kill", &node.container("a")]);
+    engine.run(&["kill", &container("a")]);
     let seen = node.until("a", "ready again", |it| it.restarts == 2 && it.is_ready()).await;
     assert_eq!(seen.last_exit, Some(Exit::Code(137)));
     assert_eq!(engine.run(&["ps", "--all", "--quiet"]).lines().count(), 1);

@@ -80,13 +80,24 @@ fn everything_works_in(engine: &Engine) {
     settled(&plane, "shop");
     assert_eq!(engine.run(&["ps", "--quiet", "--no-trunc"]), before);
 
-    // Another project's containers do not reach these.
+    projects_do_not_meet(&plane, engine, before.lines().next().unwrap());
+
+    // What is deleted is gone: containers, volumes and networks.
+    plane.carry_out(&["delete", "app/shop"]);
+    plane.carry_out(&["delete", "app/spy", "--project", "other"]);
+    assert_eq!(engine.run(&["ps", "--all", "--quiet"]), "");
+    assert_eq!(engine.run(&["volume", "ls", "--quiet"]), "");
+    assert!(!engine.run(&["network", "ls", "--format", "{{.Name}}"]).contains("plimsoll-"));
+}
+
+/// Containers of one project reach each other, those of another one do not reach them.
+fn projects_do_not_meet(plane: &Plane, engine: &Engine, container: &str) {
     plane.project("other", &json!({}));
     let address = engine.run(&[
         "inspect",
         "--format",
         "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-        before.lines().next().unwrap(),
+        container,
     ]);
     let mut spy = web(BUSYBOX, "echo spy");
     spy["health"] = json!({"tcp": {"port": "http"}});
@@ -119,13 +130,6 @@ fn everything_works_in(engine: &Engine) {
         &format!("http://{address}:8080/index.html"),
     ]);
     assert!(!foreign.status.success(), "{foreign:?}");
-
-    // What is deleted is gone: containers, volumes and networks.
-    plane.carry_out(&["delete", "app/shop"]);
-    plane.carry_out(&["delete", "app/spy", "--project", "other"]);
-    assert_eq!(engine.run(&["ps", "--all", "--quiet"]), "");
-    assert_eq!(engine.run(&["volume", "ls", "--quiet"]), "");
-    assert!(!engine.run(&["network", "ls", "--format", "{{.Name}}"]).contains("plimsoll-"));
 }
 
 #[test]
