@@ -17,6 +17,7 @@ mod explain;
 mod follow;
 mod get;
 mod host;
+mod images;
 mod install;
 mod key;
 mod login;
@@ -86,6 +87,8 @@ enum Command {
     Cp(exec::Cp),
     /// Print how much CPU and memory copies use now
     Top(top::Top),
+    /// Print which bytes the images of Apps stood for, since when and why
+    Images(images::Images),
     /// Wait until an App runs as declared
     Wait(verbs::WaitCommand),
     /// Run so many copies of a component, whatever its declaration says
@@ -234,6 +237,7 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Exec(exec) => exec.run(),
         Command::Cp(cp) => cp.run(),
         Command::Top(top) => top.run(),
+        Command::Images(images) => images.run(),
         Command::Wait(wait) => wait.run(),
         Command::Scale(scale) => scale.run(),
         Command::Stop(of) => verbs::power(&of, Power::Off),

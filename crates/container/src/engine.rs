@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     /// Given to each look before it begins: what an earlier look saw does not replace what a later one did.
     looks: AtomicU64,
     pub(crate) pulls: Pulls,
+    /// Held by whoever makes or removes a network: Docker makes two of one name when asked twice.
+    pub(crate) networks: tokio::sync::Mutex<()>,
 }
 
 /// Who made an engine.
@@ -77,6 +79,7 @@ impl Engine {
             view,
             looks: AtomicU64::new(0),
             pulls: Pulls::default(),
+            networks: tokio::sync::Mutex::default(),
         });
         tokio::spawn(follow::follow(Arc::downgrade(&inner)));
         Self { inner }

@@ -72,6 +72,7 @@ impl Engine {
         before: Option<Subnet>,
     ) -> Result<Subnet, EngineError> {
         let name = self.network_name(project);
+        let _alone = self.inner.networks.lock().await;
         if let Some(subnet) = self.subnet(&name).await? {
             return Ok(subnet);
         }
@@ -137,6 +138,7 @@ impl Engine {
     /// Removes a project's network, if nothing is in it, and says which addresses are free then.
     pub async fn remove_network(&self, project: &ProjectName) -> Option<Subnet> {
         let name = self.network_name(project);
+        let _alone = self.inner.networks.lock().await;
         let subnet = self.subnet(&name).await.ok()??;
         // One that is in use stays, and the next container of the project finds it.
         self.inner.docker.remove_network(&name).await.ok().map(|()| subnet)

@@ -5,9 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use plimsoll_manifest::{Declared, Document, SecretDeclared};
 use plimsoll_model::id::{Digest, PathHash, ProjectName};
+use plimsoll_model::image::ImageRef;
 use plimsoll_model::object::{Generation, Metadata, Revision};
+use plimsoll_model::wait::Reason;
 use plimsoll_model::{App, Object, ObjectKey, Secret};
-use plimsoll_plan::{Difference, Outline, Path, SecretView, path};
+use plimsoll_plan::resolve::{Tags, resolve};
+use plimsoll_plan::{Context, Difference, ImageView, Input, Outline, Path, SecretView, path};
 use plimsoll_store::{Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -54,10 +57,36 @@ pub async fn plan(
                 _ => {}
             }
         }
+        look_up_images(server, &mut input).await;
         planned.push(Planned { key, path: path(&input) });
     }
     server.reviews.remember(&planned);
     Ok(planned)
+}
+
+/// Finds out what tags lead to that nobody had to know so far: what a plan shows is what is going to run.
+async fn look_up_images(server: &Server, input: &mut Input) {
+    let Context { target, target_spec, images, revisions, .. } = &input.context;
+    let last = input.status.revision.and_then(|number| revisions.get(&number));
+    let resolved = resolve(&input.spec, target, target_spec.as_ref(), Tags { now: images, last });
+    let reasons = resolved.err().into_iter().flatten().map(|wait| wait.reason().clone());
+    let unknown: BTreeSet<ImageRef> = reasons
+        .filter_map(|reason| match reason {
+            Reason::ImageUnresolved { image, .. } => Some(*image),
+            _ => None,
+        })
+        .collect();
+    let answers = unknown.into_iter().map(|image| async move {
+        let answer = server.image_source().digest(&image).await;
+        (image, answer)
+    });
+    for (image, answer) in futures::future::join_all(answers).await {
+        let view = match answer {
+            Ok(digest) => ImageView { digest: Some(digest), problem: None },
+            Err(problem) => ImageView { digest: None, problem: Some(problem) },
+        };
+        input.context.images.insert(image, view);
+    }
 }
 
 /// Plans that are remembered, so that a person can be told what has become different since.

@@ -16,8 +16,8 @@ use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
-    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, Images, Orphan, Orphans, SweepError,
-    Tombstones, follow,
+    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images, Orphan, Orphans,
+    SweepError, Tombstones, follow,
 };
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
@@ -162,6 +162,7 @@ pub struct Server {
     identity: Identity,
     gate: Gate,
     drivers: Drivers,
+    images: Arc<dyn ImageSource>,
     /// Held by whoever removes programs that nothing names, or needs them to stay.
     pub(crate) tidying: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves everything to another store.
@@ -213,8 +214,8 @@ impl Server {
         let (found, orphans) = watch::channel(Vec::new());
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers.clone(), identity.clone()), found));
         tasks.spawn(bury(Tombstones::new(store.clone(), drivers.clone(), identity.clone())));
-        let sources = Arc::new(Sources::new(agent.clone()));
-        tasks.spawn(Images::new(store.clone(), sources, clock.clone(), hints.clone()).run());
+        let images: Arc<dyn ImageSource> = Arc::new(Sources::new(agent.clone()));
+        tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone()).run());
         let tidying = Arc::default();
         tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
         let reviews = Reviews::default();
@@ -233,6 +234,7 @@ impl Server {
             identity,
             gate,
             drivers,
+            images,
             tidying,
             migrating: tokio::sync::Mutex::default(),
             _tasks: tasks,
@@ -343,6 +345,10 @@ impl Server {
 
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    pub(crate) fn image_source(&self) -> &dyn ImageSource {
+        &*self.images
     }
 
     pub(crate) fn hints(&self) -> &Hints {

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use plimsoll_testkit::Postgres;
+use plimsoll_testkit::{Engine, Make, Postgres};
 use tempfile::TempDir;
 
 use super::agent::{end_all_in, scratch, take_network_down};
@@ -325,6 +325,13 @@ fn the_concepts() {
 }
 
 #[test]
+fn the_containers() {
+    let engine = Engine::start(Make::Docker);
+    let mut session = Session::begin(&[("unix:///var/run/docker.sock", &engine.address())]);
+    session.run(&file("docs/containers.md"));
+}
+
+#[test]
 fn the_operations() {
     let postgres = Postgres::start();
     let url = postgres.database("book");
@@ -351,7 +358,7 @@ fn the_mistakes() {
 /// Every document with commands is one of those above.
 #[test]
 fn no_document_is_left_out() {
-    let run = ["first-hour", "concepts", "operations", "security", "api"];
+    let run = ["first-hour", "concepts", "containers", "operations", "security", "api"];
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     for entry in std::fs::read_dir(docs).unwrap() {
         let path = entry.unwrap().path();

@@ -225,6 +225,11 @@ fn a_tag_is_followed_and_a_bad_image_is_rejected() {
     settled(&plane, "main");
     assert!(registry.asked("HEAD") > 3);
 
+    let ledger = plane.carry_out(&["images", "main"]);
+    let states: Vec<&str> = ledger.lines().skip(1).filter_map(|line| line.split("  ").last()).collect();
+    assert_eq!(states, ["replaced", "replaced", "rejected", "1 copy runs it"], "{ledger}");
+    assert_eq!(ledger.matches("its tag moved").count(), 3, "{ledger}");
+
     // The way back is by the bytes of then, and stays.
     plane.carry_out(&["rollout", "undo", "main", "--to", "1"]);
     until("the first image", || fetch(&plane, "main.localhost"), |it| it == "first");
