@@ -195,7 +195,8 @@ impl Inner {
                         self.keep(&mut self.lock(), instance, place, mark, (intent, Phase::Unknown));
                     }
                 }
-                None => std::fs::remove_dir_all(entry.path())?,
+                // What cannot be cleared away now is in nobody's way.
+                None => drop(std::fs::remove_dir_all(entry.path())),
             }
         }
         Ok(())
@@ -251,7 +252,7 @@ impl Inner {
         Ok(Engaged { network: engine.network_name(project), engine, subnet })
     }
 
-    /// Whether a step does anything to an instance's container before it does something here.
+    /// The engine, the name and the owner of an instance that is a container.
     fn container_of(&self, instance: &InstanceId) -> Option<(Engine, String, ObjectKey)> {
         let state = self.lock();
         let mark = &state.copies.get(instance)?.mark;
@@ -260,7 +261,7 @@ impl Inner {
     }
 
     /// Carries out what concerns an engine, once the step is admitted.
-    async fn execute_there(&self, then: Then) -> Result<(), DriverError> {
+    async fn execute_there(self: &Arc<Self>, then: Then) -> Result<(), DriverError> {
         let failed = |error: EngineError| DriverError::Transient(error.to_string());
         match then {
             Then::Nothing => Ok(()),
@@ -269,13 +270,15 @@ impl Inner {
                     return Err(DriverError::Transient(format!("the engine of {instance} is not there")));
                 };
                 engine.remove(&name).await.map_err(failed)?;
-                self.remove(&mut self.lock(), &instance)?;
+                let inner = self.clone();
+                on_disk(move || inner.remove(&mut inner.lock(), &instance)).await?;
                 self.leave_network(&engine, &key).await;
                 Ok(())
             }
             Then::RemoveVolumes(app) => {
                 self.setting.engines.remove_volumes(&app).await.map_err(failed)?;
-                remove_tree(&self.volumes(&app))
+                let volumes = self.volumes(&app);
+                on_disk(move || remove_tree(&volumes)).await
             }
         }
     }
@@ -382,9 +385,12 @@ impl Inner {
         if state.copies.contains_key(&instance) || place.path().exists() {
             return Ok(());
         }
-        private_directory(place.path(), None)?;
-        place.write_begun()?;
-        place.write_mark(&mark)?;
+        let draft = Place::at(self.config.directory.join("instances").join(format!(".{instance}")));
+        remove_tree_io(draft.path())?;
+        private_directory(draft.path(), None)?;
+        draft.write_begun()?;
+        draft.write_mark(&mark)?;
+        std::fs::rename(draft.path(), place.path())?;
         self.keep(&mut state, instance, place, mark, (Intent::Run, Phase::Unknown));
         Ok(())
     }
@@ -551,7 +557,9 @@ async fn find_lost(inner: Weak<Inner>) {
         };
         let instance = name.splitn(3, '-').nth(2).and_then(|name| name.parse::<InstanceId>().ok());
         let Some(instance) = instance else { continue };
-        if *name == container_name(&mark, &instance) {
+        // It may have been removed since it was listed.
+        let is_there = engine.look(name).await.is_ok_and(|seen| seen.is_some());
+        if is_there && *name == container_name(&mark, &instance) {
             // A disk that does not take it now takes it when an agent starts the next time.
             inner.take_over(instance, mark).ok();
         }
@@ -564,6 +572,14 @@ fn user(users: &mut Users, key: &ObjectKey) -> Result<Option<u32>, DriverError> 
         NoUser::OneProject { .. } => DriverError::Terminal(error.to_string()),
         NoUser::Disk(error) => transient("the user numbers cannot be written", &error),
     })
+}
+
+/// Waits for the disk on a thread that nobody else waits on.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DriverError> + Send + 'static,
+) -> Result<T, DriverError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(DriverError::Transient(error.to_string())))
 }
 
 fn transient(what: &str, error: &io::Error) -> DriverError {
@@ -649,11 +665,8 @@ impl Driver for Agent {
                 }
                 _ => None,
             };
-            // The disk is waited for on a thread that nobody else waits on.
             let here = inner.clone();
-            let done = move || here.execute(&step, &fence, &secrets, engaged.as_ref());
-            let done = tokio::task::spawn_blocking(done).await;
-            let then = done.unwrap_or_else(|error| Err(DriverError::Transient(error.to_string())))?;
+            let then = on_disk(move || here.execute(&step, &fence, &secrets, engaged.as_ref())).await?;
             inner.execute_there(then).await
         })
     }

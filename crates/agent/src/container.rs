@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_container::{Attachment, Engine, EngineError, Mount, PullError, Recipe, Seen, Subnet, spec};
+use plimsoll_model::app::Security;
 use plimsoll_model::id::InstanceId;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::PinnedImage;
+use plimsoll_model::step::Launch;
 use plimsoll_model::world::{Blockage, Exit, Limit, Phase};
+use rustix::process::{getegid, geteuid};
 
 use crate::engines::Engines;
 use crate::place::{Mark, Place, private_directory};
@@ -64,17 +67,22 @@ impl Container {
     }
 
     pub(crate) async fn adopt(&self) -> io::Result<Option<Run>> {
-        let is_running = self.look().await?.is_some_and(|seen| seen.is_running);
-        Ok(is_running.then_some(Run { engine: self.engine()?, name: self.name.clone() }))
+        // What never began does not run, whatever the engine is doing.
+        if !self.place.has_begun()? || !self.look().await?.is_some_and(|seen| seen.is_running) {
+            return Ok(None);
+        }
+        let engine = self.engine()?;
+        // It runs as it is; what others took away of its network is put back from here on.
+        self.lead(&engine).await.ok();
+        Ok(Some(Run { engine, name: self.name.clone() }))
     }
 
     pub(crate) async fn latest(&self) -> io::Result<Latest> {
-        let has_begun = self.place.has_begun()?;
-        let exit = match self.look().await? {
-            Some(seen) => seen.exit,
-            None => has_begun.then_some(Exit::Lost),
-        };
-        Ok(Latest { attempt: u32::from(has_begun), exit })
+        if !self.place.has_begun()? {
+            return Ok(Latest { attempt: 0, exit: None });
+        }
+        let exit = self.look().await?.map_or(Some(Exit::Lost), |seen| seen.exit);
+        Ok(Latest { attempt: 1, exit })
     }
 
     pub(crate) async fn start(&self, enter: impl Fn(Phase)) -> io::Result<Result<Run, NotStarted>> {
@@ -87,14 +95,22 @@ impl Container {
                 Ok(false) | Err(_) => return blocked(Blockage::Content),
             }
         }
+        if let Err(error) = engine.facts().await {
+            // One that may run is unknown; one that never began waits for the engine.
+            return if self.place.has_begun()? {
+                Err(io::Error::other(error))
+            } else {
+                blocked(Blockage::Engine)
+            };
+        }
         if let Err(error) = self.lead(&engine).await {
             self.note(&format!("its network cannot be set up: {error}"));
             return blocked(Blockage::Network);
         }
         if self.look().await?.is_none()
-            && let Err(by) = self.make(&engine, enter).await?
+            && let Err(not) = self.make(&engine, enter).await?
         {
-            return blocked(by);
+            return Ok(Err(not));
         }
         self.place.write_begun()?;
         match engine.start(&self.name).await {
@@ -102,13 +118,14 @@ impl Container {
             Ok(_) => Ok(Ok(Run { engine, name: self.name.clone() })),
             Err(EngineError::Away(error)) => Err(io::Error::other(error)),
             Err(error) => {
-                self.note(&format!("it cannot be started: {error}"));
-                if let Some(exit) = not_executable(&error.to_string()) {
-                    return Ok(Err(NotStarted::Failed(exit)));
+                let said = error.to_string();
+                self.note(&format!("it cannot be started: {said}"));
+                if is_without_network(&said) {
+                    // It is made anew, in a network that is there; what it wrote beside its volumes goes.
+                    engine.remove(&self.name).await.ok();
+                    return blocked(Blockage::Network);
                 }
-                // Something it was made with is gone, such as its network: it is made anew.
-                engine.remove(&self.name).await.ok();
-                blocked(Blockage::Refused)
+                Ok(Err(refused(&said)))
             }
         }
     }
@@ -126,33 +143,35 @@ impl Container {
     }
 
     /// Makes the container, with its image if that is not there.
-    async fn make(&self, engine: &Engine, enter: impl Fn(Phase)) -> io::Result<Result<(), Blockage>> {
+    async fn make(&self, engine: &Engine, enter: impl Fn(Phase)) -> io::Result<Result<(), NotStarted>> {
+        let blocked = |by| Ok(Err(NotStarted::Blocked(by)));
         let Some(recipe) = self.place.recipe()? else {
             self.note("nothing says what its container is made of");
-            return Ok(Err(Blockage::Refused));
+            return blocked(Blockage::Refused);
         };
         let made = match engine.create(&self.name, &recipe).await {
             Err(EngineError::NotFound(_)) if !recipe.image.repository.is_of_this_machine() => {
                 enter(Phase::Blocked { by: Blockage::Pulling });
-                if let Err(error) = self.pull(engine, &recipe.image).await {
-                    return Ok(Err(error));
+                if let Err(by) = self.pull(engine, &recipe.image).await {
+                    return blocked(by);
                 }
                 engine.create(&self.name, &recipe).await
             }
             made => made,
         };
-        Ok(match made {
-            Ok(()) => Ok(()),
-            Err(EngineError::Away(error)) => return Err(io::Error::other(error)),
+        match made {
+            Ok(()) => Ok(Ok(())),
+            Err(EngineError::Away(error)) => Err(io::Error::other(error)),
             Err(error @ EngineError::NotFound(_)) => {
                 self.note(&error.to_string());
-                Err(Blockage::Image)
+                blocked(Blockage::Image)
             }
             Err(error) => {
-                self.note(&format!("its container cannot be made: {error}"));
-                Err(Blockage::Refused)
+                let said = error.to_string();
+                self.note(&format!("its container cannot be made: {said}"));
+                Ok(Err(refused(&said)))
             }
-        })
+        }
     }
 
     async fn pull(&self, engine: &Engine, image: &PinnedImage) -> Result<(), Blockage> {
@@ -180,7 +199,7 @@ impl Container {
         if self.mark.launch.volumes.values().any(|volume| volume.size.is_some()) {
             unenforced.push(Limit::VolumeSize);
         }
-        let is_led = self.mark.address.is_some() && rustix::process::geteuid().is_root();
+        let is_led = self.mark.address.is_some() && geteuid().is_root();
         if !is_led {
             unenforced.push(Limit::Addresses);
         }
@@ -225,6 +244,46 @@ impl Run {
             }
         }
     }
+}
+
+/// What it means that an engine refuses a container: its declaration is wrong, unless the engine's words are about itself
+/// or the node.
+fn refused(said: &str) -> NotStarted {
+    let lower = said.to_lowercase();
+    let of_the_node = [
+        "no space left",
+        "containerd",
+        "conmon",
+        "connection refused",
+        "cgroup",
+        "timeout",
+        "timed out",
+        "deadline",
+        "temporarily",
+        "too many open files",
+        "cannot allocate memory",
+        "network",
+        "already in use",
+        "input/output",
+        "read-only file system",
+        "operation not permitted",
+        "no route",
+        "somebody else",
+        "state improper",
+        "must be in",
+    ];
+    match not_executable(said) {
+        Some(exit) => NotStarted::Failed(exit),
+        None if of_the_node.iter().any(|words| lower.contains(words)) => {
+            NotStarted::Blocked(Blockage::Refused)
+        }
+        None => NotStarted::Failed(Exit::Refused),
+    }
+}
+
+/// Whether the network that a container was made with is gone.
+fn is_without_network(said: &str) -> bool {
+    said.contains("network") && (said.contains("not found") || said.contains("no such network"))
 }
 
 /// Whether an engine's words are about the program itself: its command is not there, or cannot be executed.
@@ -284,7 +343,7 @@ pub(crate) fn recipe(
     );
     labels.insert("dev.plimsoll.name".to_owned(), mark.key.name.to_string());
     labels.insert("dev.plimsoll.component".to_owned(), mark.component.to_string());
-    labels.insert(MARK.to_owned(), serde_json::to_string(mark)?);
+    labels.insert(MARK.to_owned(), serde_json::to_string(&without_contents(mark))?);
     let blank = Recipe {
         image,
         entrypoint: launch.argv.clone(),
@@ -301,19 +360,31 @@ pub(crate) fn recipe(
         labels,
     };
     if launch.content.is_some() {
-        program(blank, place, home, volumes, mark, values)
+        program(blank, (place, home, volumes), mark, engaged, values)
     } else {
         of_image(blank, place, home, mark, engaged, values)
     }
 }
 
+/// A mark as far as it is needed to keep a container whose directory was lost.
+fn without_contents(mark: &Mark) -> Mark {
+    let mut mark = mark.clone();
+    let Launch { content, env, files, bindings, argv, args, .. } = &mut mark.launch;
+    *content = None;
+    env.clear();
+    files.clear();
+    bindings.clear();
+    argv.clear();
+    args.clear();
+    mark
+}
+
 /// A program in an image: it finds everything where it would as a process.
 fn program(
     blank: Recipe,
-    place: &Place,
-    home: &Place,
-    volumes: &Path,
+    (place, home, volumes): (&Place, &Place, &Path),
     mark: &Mark,
+    engaged: &Engaged,
     values: Values<'_>,
 ) -> Result<Recipe, RenderError> {
     let mut run = render::prepare(place, home, volumes, mark, values)?;
@@ -327,12 +398,20 @@ fn program(
     // By the names that links in the working directory lead to.
     mounts.extend(mark.launch.volumes.keys().map(|name| bind(volumes.join(name.as_str()), true)));
     run.env.insert("TMPDIR".to_owned(), "/tmp".to_owned());
+    // Without root everything here is the agent's own user's; an engine without root calls that one root.
+    let own = || match engaged.subnet {
+        Some(_) => format!("{}:{}", geteuid().as_raw(), getegid().as_raw()),
+        None => "0:0".to_owned(),
+    };
+    let user = mark.user.map_or_else(own, |user| format!("{user}:{user}"));
     Ok(Recipe {
         entrypoint: run.argv,
         args: Vec::new(),
         env: run.env,
         workdir: Some(run.directory),
-        user: blank.user.clone().or_else(|| mark.user.map(|user| format!("{user}:{user}"))),
+        // What it writes lies on the node, where it must be nobody else's, and nothing with more rights.
+        user: Some(user),
+        security: Security { user: None, capabilities: Some(BTreeSet::new()), ..blank.security.clone() },
         mounts,
         ..blank
     })
@@ -373,7 +452,8 @@ fn of_image(
     }
     for (name, volume) in &launch.volumes {
         mounts.push(Mount::Volume {
-            name: format!("plimsoll-{}-{}-{}-{name}", mark.app, mark.component, mark.slot.0),
+            // No part of it has a dot: no two volumes share a name.
+            name: format!("plimsoll.{}.{}.{}.{name}", mark.app, mark.component, mark.slot.0),
             at: volume.path.clone(),
             labels: engaged.engine.marks(&mark.app),
         });
@@ -401,9 +481,23 @@ mod tests {
                 Some(EACCES),
             ),
             ("network 1234 not found", None),
+            ("error mounting /x to rootfs: no such file or directory", None),
             ("driver failed programming external connectivity: port is already allocated", None),
         ] {
             assert_eq!(not_executable(said), exit.map(Exit::Exec), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_declaration_is_told_from_a_sick_node() {
+        for (said, is_declared) in [
+            ("unable to find user nobody2: no matching entries in passwd file", true),
+            ("Duplicate mount point: /data", true),
+            ("write /var/lib/docker/x: no space left on device", false),
+            ("dial unix /run/containerd/containerd.sock: connect: connection refused", false),
+        ] {
+            let not = refused(said);
+            assert_eq!(matches!(not, NotStarted::Failed(Exit::Refused)), is_declared, "{said}");
         }
     }
 }

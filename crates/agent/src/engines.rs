@@ -133,7 +133,8 @@ table ip {table} {{
   chain between {{
     type filter hook forward priority filter
     ip saddr {subnet} ip daddr {all} ip daddr != {subnet} drop
-    ip saddr {subnet} ip daddr 10.209.0.0/16 drop
+    ip saddr {subnet} ip daddr 10.209.0.0/16 ct state new drop
+    ip saddr 10.209.0.0/16 ip daddr {subnet} ct state new drop
   }}
 }}
 "

@@ -154,7 +154,7 @@ impl Keeper {
                 Intent::Remove => return,
             };
             if result.is_err() {
-                // Its directory cannot be read or /proc is out of order: nothing may be concluded.
+                // Its directory cannot be read, /proc is out of order, or its engine is away: nothing may be concluded.
                 self.enter(Phase::Unknown);
                 if !self.pause(BLOCKED_PAUSE).await {
                     return;
@@ -180,7 +180,7 @@ impl Keeper {
     async fn run(&mut self) -> io::Result<()> {
         let run = match self.vehicle.adopt().await? {
             Some(run) => run,
-            None => match self.start().await? {
+            None => match self.start_unless_told_otherwise().await? {
                 Some(run) => run,
                 None => return Ok(()),
             },
@@ -202,6 +202,19 @@ impl Keeper {
             Outcome::NotBegun => self.blocked(Blockage::Network).await,
         }
         Ok(())
+    }
+
+    /// Starts the next run; an image may take long to come, and nobody may want it any more by then.
+    async fn start_unless_told_otherwise(&mut self) -> io::Result<Option<Running>> {
+        if matches!(self.vehicle, Vehicle::Process(_)) {
+            return self.start().await;
+        }
+        let mut intent = self.intent.clone();
+        tokio::select! {
+            biased;
+            changed = intent.changed() => changed.map(|()| None).map_err(io::Error::other),
+            started = self.start() => started,
+        }
     }
 
     /// Waits before the next run: the longer, the more often it ended soon.

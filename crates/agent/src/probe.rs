@@ -136,13 +136,12 @@ async fn exec_in_container(engine: &Engine, container: &str, probe: &ExecProbe) 
     }
     drop(input);
     let Some(command) = &running.0 else { return Ok(()) };
-    let code = command.exit_code().await.map_err(failed)?;
+    let code = command.outcome().await.map_err(failed)?;
     running.0 = None;
-    match code {
-        Some(0) => Ok(()),
-        Some(code) => Err(format!("exit code {code}: {}", String::from_utf8_lossy(&said).trim_end())),
-        None => Err("nobody knows how it ended".to_owned()),
+    if code == 0 {
+        return Ok(());
     }
+    Err(format!("exit code {code}: {}", String::from_utf8_lossy(&said).trim_end()))
 }
 
 /// A command in a container, which ends with its probe.

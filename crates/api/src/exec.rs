@@ -49,10 +49,6 @@ const WAITING: usize = 16;
 /// How long the output of a terminal may still come after its command has ended.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// How long an engine may take to know how a command ended, and the pause between two questions.
-const SETTLED: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(20);
-
 /// How often is asked whether whoever runs a command still may.
 const RENEWAL: Duration = Duration::from_secs(30);
 
@@ -264,18 +260,10 @@ impl Started {
         match self {
             Self::Process { ended: Some(ended), .. } => said_of(ended),
             Self::Process { mut child, .. } => said_of(child.wait().await),
-            Self::Container(command) => {
-                let until = Instant::now() + SETTLED;
-                loop {
-                    match command.exit_code().await {
-                        Ok(Some(code)) => return ExecEnd::with(code, &format!("exit code {code}")),
-                        // Engines end the output a little before they know how it ended.
-                        Ok(None) if Instant::now() < until => tokio::time::sleep(LOOK).await,
-                        Ok(None) => return ExecEnd::failed("nobody knows how it ended".into()),
-                        Err(error) => return ExecEnd::failed(error.to_string()),
-                    }
-                }
-            }
+            Self::Container(command) => match command.outcome().await {
+                Ok(code) => ExecEnd::with(code, &format!("exit code {code}")),
+                Err(error) => ExecEnd::failed(error.to_string()),
+            },
         }
     }
 
@@ -446,11 +434,11 @@ async fn hear(
                 if let Some(pipe) = &mut input {
                     // A program that reads no more has said enough by that.
                     if pipe.write_all(text).await.is_err() || pipe.flush().await.is_err() {
-                        input = None;
+                        close(&mut input).await;
                     }
                 }
             }
-            Some((Channel::Close, [0])) if terminal.is_none() => input = None,
+            Some((Channel::Close, [0])) if terminal.is_none() => close(&mut input).await,
             Some((Channel::Size, text)) => {
                 if let Some(terminal) = &terminal {
                     terminal.resize(text).await;
@@ -458,6 +446,13 @@ async fn hear(
             }
             _ => {}
         }
+    }
+}
+
+/// Ends an input: an engine hears of it only if it is told.
+async fn close(input: &mut Option<Box<dyn AsyncWrite + Send + Unpin>>) {
+    if let Some(mut input) = input.take() {
+        input.shutdown().await.ok();
     }
 }
 

@@ -115,7 +115,8 @@ type Cursors = BTreeMap<InstanceId, Cursor>;
 struct Cursor {
     inode: u64,
     offset: u64,
-    /// The stamp of the last line that an engine told.
+    /// Whether an engine was asked before, and the stamp of the last line that it told.
+    is_known: bool,
     stamp: Option<String>,
 }
 
@@ -200,8 +201,13 @@ impl Reader {
         *cursors = known;
         lines.extend(read);
         let after = self.query.after.unwrap_or(0);
-        let began = |line: &LogEntry| self.server.began(&line.instance).unwrap_or(u64::MAX);
-        lines.retain(|line| line.at > after && (!self.query.previous || line.at < began(line)));
+        let began: BTreeMap<InstanceId, u64> = if self.query.previous {
+            cursors.keys().filter_map(|it| Some((it.clone(), self.server.began(it)?))).collect()
+        } else {
+            BTreeMap::new()
+        };
+        lines
+            .retain(|line| line.at > after && began.get(&line.instance).is_none_or(|began| line.at < *began));
         lines.sort_by_key(|line| line.at);
         Ok(lines)
     }
@@ -214,13 +220,13 @@ impl Reader {
         cursors: &mut Cursors,
     ) -> Result<Vec<LogEntry>, Problem> {
         // Without other conditions the last lines of each are enough for the last lines of all.
-        let is_plain = self.query.after.is_none() && !self.query.previous;
+        let is_plain = self.query.after.unwrap_or(0) == 0 && !self.query.previous;
         let tail = is_plain.then(|| self.query.tail.unwrap_or(USUAL_TAIL).min(MOST));
         let mut lines = Vec::new();
         for (instance, log) in logs {
             let Some((engine, container)) = &log.container else { continue };
             let cursor = cursors.entry(instance.clone()).or_default();
-            let tail = tail.filter(|_| cursor.stamp.is_none());
+            let tail = tail.filter(|_| !std::mem::replace(&mut cursor.is_known, true));
             let told = match engine.logs(container, cursor.stamp.as_deref(), tail).await {
                 Ok(told) => told,
                 Err(_) if self.query.follow => Vec::new(),

@@ -30,12 +30,11 @@ impl Images {
         let client = self.place.client()?;
         let project = self.place.project();
         let mut rows = Vec::new();
-        let apps = match &self.app {
-            Some(name) => vec![client.app(&self.place.app(name))?],
-            None => {
-                let all = client.list(Some(&project), App::PLURAL)?;
-                all.into_iter().map(app_of).collect::<Result<Vec<_>, _>>()?
-            }
+        let apps = if let Some(name) = &self.app {
+            vec![client.app(&self.place.app(name))?]
+        } else {
+            let all = client.list(Some(&project), App::PLURAL)?;
+            all.into_iter().map(app_of).collect::<Result<Vec<_>, _>>()?
         };
         let all = client.list(Some(&project), AppRevisions::PLURAL)?;
         for app in apps {

@@ -1,15 +1,21 @@
 //! A command beside a container's program.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
 use futures::{Stream, StreamExt as _};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
+
+/// How long an engine may take to know how a command ended, and the pause between two questions.
+const SETTLED: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A command that runs in a container.
 pub struct Attached {
@@ -77,23 +83,33 @@ impl Engine {
 }
 
 impl Command {
-    /// How it ended; `None` while it runs.
+    /// How it ended, once nothing more is said: engines know that a little later.
     ///
     /// # Errors
     /// When the engine does not say.
-    pub async fn exit_code(&self) -> Result<Option<i64>, EngineError> {
-        let state = self.engine.inner.docker.inspect_exec(&self.id).await?;
-        Ok(state.exit_code.filter(|_| state.running != Some(true)))
+    pub async fn outcome(&self) -> Result<i64, EngineError> {
+        let until = Instant::now() + SETTLED;
+        loop {
+            let state = self.engine.inner.docker.inspect_exec(&self.id).await?;
+            match state.exit_code.filter(|_| state.running != Some(true)) {
+                Some(code) => return Ok(code),
+                None if Instant::now() < until => tokio::time::sleep(LOOK).await,
+                None => return Err(EngineError::Refused("nobody knows how it ended".to_owned())),
+            }
+        }
     }
 
     /// Kills it, if it still runs: engines have no request for that.
     pub async fn kill(&self) {
         let Ok(state) = self.engine.inner.docker.inspect_exec(&self.id).await else { return };
-        let pid = state.pid.filter(|_| state.running == Some(true));
-        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // It may have ended by itself just now.
-            kill_process(pid, Signal::KILL).ok();
+        let pid = state.pid.filter(|_| state.running == Some(true)).and_then(|pid| i32::try_from(pid).ok());
+        let (Some(pid), Some(container)) = (pid, state.container_id) else { return };
+        let Some(process) = Pid::from_raw(pid) else { return };
+        // The engine may count processes otherwise than we do: what is killed is in the container's own group.
+        let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else { return };
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        if groups.contains(&container) {
+            pidfd_send_signal(handle, Signal::KILL).ok();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{ContainerStateStatusEnum, SystemInfoCgroupDriverEnum, VolumeCreateRequest};
@@ -26,6 +27,9 @@ pub(crate) const INSTALLATION: &str = "dev.plimsoll.installation";
 
 /// The App that a volume belongs to.
 pub(crate) const APP: &str = "dev.plimsoll.app";
+
+/// How long an engine may take on top of the grace time to say that a container ended.
+const STOPPED: Duration = Duration::from_mins(1);
 
 /// An engine. Clones share it; it is followed until the last one is gone.
 #[derive(Clone)]
@@ -60,8 +64,6 @@ pub enum Maker {
 pub struct Facts {
     /// Who made it.
     pub maker: Maker,
-    /// Its version.
-    pub version: String,
     /// Whether it runs without root: its containers' addresses lead nowhere on the node then.
     pub is_rootless: bool,
     /// What it can keep a container within.
@@ -118,7 +120,6 @@ impl Engine {
         ];
         Ok(Facts {
             maker: if is_podman { Maker::Podman } else { Maker::Docker },
-            version: version.version.unwrap_or_default(),
             is_rootless,
             limits: limits
                 .into_iter()
@@ -168,7 +169,7 @@ impl Engine {
     /// When it cannot be started.
     pub async fn start(&self, name: &str) -> Result<Seen, EngineError> {
         let started = self.inner.docker.start_container(name, None::<StartContainerOptions>).await;
-        unless_so_already(started)?;
+        started?;
         let seen = self.look(name).await?;
         seen.ok_or_else(|| EngineError::NotFound(format!("container {name} was removed as it was started")))
     }
@@ -177,7 +178,9 @@ impl Engine {
     /// is seen.
     pub fn stop(&self, name: &str, grace: Span) {
         let seconds = i32::try_from(grace.millis.div_ceil(1000)).unwrap_or(i32::MAX);
-        let (docker, name) = (self.inner.docker.clone(), name.to_owned());
+        // Engines take their client's leaving for an order to kill.
+        let patience = Duration::from_millis(grace.millis) + STOPPED;
+        let (docker, name) = (self.inner.docker.clone().with_timeout(patience), name.to_owned());
         tokio::spawn(async move {
             let options = StopContainerOptionsBuilder::new().t(seconds).build();
             // Whether it worked is seen; whoever wants its end asks again.
@@ -185,16 +188,20 @@ impl Engine {
         });
     }
 
-    /// Removes a container, running or not, with the volumes that nobody named. One that is not there is removed.
+    /// Removes a container of ours, running or not, with the volumes that nobody named. One that is not there, or
+    /// somebody else's, is removed.
     ///
     /// # Errors
     /// When the engine does not do it.
     pub async fn remove(&self, name: &str) -> Result<(), EngineError> {
+        if self.look(name).await?.is_none() {
+            return Ok(());
+        }
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let removed = self.inner.docker.remove_container(name, Some(options)).await;
         match removed.map_err(EngineError::from) {
             Ok(()) | Err(EngineError::NotFound(_)) => {
-                self.forget(name);
+                self.forget(name, self.inner.looks.fetch_add(1, Ordering::Relaxed));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -211,7 +218,7 @@ impl Engine {
         let found = match found.map_err(EngineError::from) {
             Ok(found) => found,
             Err(EngineError::NotFound(_)) => {
-                self.forget(name);
+                self.forget(name, order);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -250,9 +257,11 @@ impl Engine {
         });
     }
 
-    pub(crate) fn forget(&self, name: &str) {
+    /// Takes a container out of the view, unless a later look saw it.
+    fn forget(&self, name: &str, order: u64) {
         self.inner.view.send_if_modified(|view| {
-            view.containers.contains_key(name) && Arc::make_mut(view).containers.remove(name).is_some()
+            let is_older = view.containers.get(name).is_some_and(|known| known.order <= order);
+            is_older && Arc::make_mut(view).containers.remove(name).is_some()
         });
     }
 
@@ -261,11 +270,15 @@ impl Engine {
     /// # Errors
     /// When the engine does not do it, or one is still in use.
     pub async fn remove_volumes(&self, app: &Uid) -> Result<(), EngineError> {
-        let marks = [(INSTALLATION, self.inner.installation.as_str()), (APP, app.as_str())];
-        let marks = marks.map(|(key, value)| format!("{key}={value}")).to_vec();
-        let options = ListVolumesOptionsBuilder::new().filters(&HashMap::from([("label", marks)])).build();
+        let filters = HashMap::from([("label", vec![format!("{APP}={app}")])]);
+        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
         let found = self.inner.docker.list_volumes(Some(options)).await?.volumes.unwrap_or_default();
-        for volume in found {
+        let marks = self.marks(app);
+        // Engines differ in what several labels mean, and this is people's data: what they list is looked at again.
+        let is_own = |labels: &HashMap<String, String>| {
+            marks.iter().all(|(key, value)| labels.get(key) == Some(value))
+        };
+        for volume in found.into_iter().filter(|volume| is_own(&volume.labels)) {
             let removed = self.inner.docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
             match removed.map_err(EngineError::from) {
                 Ok(()) | Err(EngineError::NotFound(_)) => {}
@@ -293,14 +306,6 @@ impl Engine {
             Err(EngineError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// An engine says with an error that there was nothing to do.
-fn unless_so_already(done: Result<(), bollard::errors::Error>) -> Result<(), EngineError> {
-    match done {
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 304, .. }) => Ok(()),
-        done => Ok(done?),
     }
 }
 

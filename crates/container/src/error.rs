@@ -27,11 +27,6 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Away(_) | Self::Conflict(_))
     }
-
-    /// Whether the thing meant is not there.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound(_))
-    }
 }
 
 impl From<bollard::errors::Error> for EngineError {
@@ -44,6 +39,10 @@ impl From<bollard::errors::Error> for EngineError {
                 _ => Self::Refused(message),
             },
             Error::DockerStreamError { error } => Self::Refused(error),
+            // It answers, in words that are not known here.
+            error @ (Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => {
+                Self::Refused(whole(&error))
+            }
             other => Self::Away(whole(&other)),
         }
     }

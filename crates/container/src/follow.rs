@@ -87,7 +87,7 @@ async fn follow_on(engine: &Engine) -> Result<(), EngineError> {
                 let event = event.ok_or_else(|| EngineError::Away("its events ended".to_owned()))??;
                 let attributes = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
                 if let Some(name) = attributes.get("name") {
-                    engine.look(name).await?;
+                    unless_away(engine.look(name).await)?;
                 }
             }
         }
@@ -95,6 +95,14 @@ async fn follow_on(engine: &Engine) -> Result<(), EngineError> {
         if Arc::strong_count(&engine.inner) == 1 {
             return Ok(());
         }
+    }
+}
+
+/// One container that cannot be looked at says nothing of the others.
+fn unless_away(looked: Result<Option<Seen>, EngineError>) -> Result<(), EngineError> {
+    match looked {
+        Err(error @ EngineError::Away(_)) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -117,7 +125,7 @@ async fn relist(engine: &Engine) -> Result<(), EngineError> {
     let looks = names.into_iter().map(|name| async move { engine.look(&name).await });
     let mut looks = futures::stream::iter(looks).buffer_unordered(TOGETHER);
     while let Some(looked) = looks.next().await {
-        looked?;
+        unless_away(looked)?;
     }
     engine.inner.view.send_if_modified(|view| {
         let changed = !view.is_answering || view.marks != marks;

@@ -166,9 +166,16 @@ fn host(recipe: &Recipe, facts: &Facts, network: &str) -> HostConfig {
                 .collect(),
         ),
     };
-    let tmpfs = recipe.security.read_only.then(|| {
-        ["/tmp", "/run"].map(|path| (path.to_owned(), "rw,nosuid,nodev,mode=1777".to_owned())).into()
-    });
+    let is_mounted = |path: &str| {
+        recipe.mounts.iter().any(|mount| match mount {
+            Mount::Bind { at, .. } | Mount::Volume { at, .. } => at == path,
+        })
+    };
+    let writable = ["/tmp", "/run"].into_iter().filter(|path| !is_mounted(path));
+    let tmpfs = recipe
+        .security
+        .read_only
+        .then(|| writable.map(|path| (path.to_owned(), "rw,nosuid,nodev,mode=1777".to_owned())).collect());
     HostConfig {
         network_mode: Some(network.to_owned()),
         port_bindings: published,

@@ -247,7 +247,8 @@ impl Resources {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Security {
-    /// User and group by name or number, such as `1000:1000`, instead of the image's.
+    /// User and group by name or number, such as `1000:1000`, instead of the image's. A `program` in an image runs as its
+    /// project's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub user: Option<String>,
@@ -257,7 +258,7 @@ pub struct Security {
     /// The kernel's capabilities it has, all of them. Default: what images need to give files and themselves to
     /// other users, and low ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 14))]
+    #[schemars(length(max = 13))]
     pub capabilities: Option<BTreeSet<Capability>>,
 }
 
@@ -273,7 +274,7 @@ impl Security {
     }
 }
 
-/// What a container may be allowed: none of these reaches beyond it. See capabilities(7).
+/// What a container may be allowed, of what engines give by themselves; devices are not among it. See capabilities(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[expect(missing_docs, reason = "the kernel's names, explained there")]
@@ -284,7 +285,6 @@ pub enum Capability {
     Fowner,
     Fsetid,
     Kill,
-    Mknod,
     NetBindService,
     NetRaw,
     Setfcap,
@@ -316,7 +316,6 @@ impl Capability {
             Self::Fowner => "FOWNER",
             Self::Fsetid => "FSETID",
             Self::Kill => "KILL",
-            Self::Mknod => "MKNOD",
             Self::NetBindService => "NET_BIND_SERVICE",
             Self::NetRaw => "NET_RAW",
             Self::Setfcap => "SETFCAP",

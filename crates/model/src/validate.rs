@@ -211,12 +211,31 @@ fn relative_path(check: &mut Check<'_>, path: &str) {
 fn placed_path(check: &mut Check<'_>, it: &Component, path: &str) {
     match path.strip_prefix('/') {
         Some("") if it.is_image_alone() => check.fail("the root of the image cannot be meant"),
+        Some(_)
+            if it.is_image_alone() && path.split('/').skip(1).any(|part| part.is_empty() || part == ".") =>
+        {
+            check.fail("the path has empty parts");
+        }
+        Some(_)
+            if it.is_image_alone()
+                && ["/proc", "/sys", "/dev", BINDINGS].iter().any(|above| is_within(path, above)) =>
+        {
+            check.fail("/proc, /sys, /dev and /bindings are made for each container");
+        }
         Some(inside) if it.is_image_alone() => relative_path(check, inside),
         None if it.is_image_alone() => {
             check.fail_with("a path in an image is absolute", format!("/{path}"));
         }
         _ => relative_path(check, path),
     }
+}
+
+/// Where relation data is seen in an image.
+const BINDINGS: &str = "/bindings";
+
+/// Whether a path is another one, or lies below it.
+fn is_within(path: &str, above: &str) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What only containers have.
@@ -226,6 +245,11 @@ fn image(check: &mut Check<'_>, it: &Component) {
     }
     if it.image.is_none() && it.program.is_none() && !it.security.is_default() {
         check.at("security").fail("it is about containers, and this is a command of the node");
+    }
+    if it.program.is_some() && (it.security.user.is_some() || it.security.capabilities.is_some()) {
+        check
+            .at("security")
+            .fail("a program runs as its project's user, without capabilities, in an image too");
     }
     let word = |word: &str| {
         let first = word.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');

@@ -263,6 +263,8 @@ pub enum Exit {
     Signal(i32),
     /// It could not be started: `errno` of the exec call.
     Exec(i32),
+    /// Its container engine refused it: the copy's log has the reason.
+    Refused,
     /// The kernel killed it when it went beyond its memory.
     OutOfMemory,
     /// It is gone and nobody saw it end, as after a reboot.
@@ -275,6 +277,7 @@ impl fmt::Display for Exit {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Exec(errno) => write!(f, "could not be executed (errno {errno})"),
+            Self::Refused => f.write_str("refused by its container engine"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Lost => f.write_str("lost"),
         }

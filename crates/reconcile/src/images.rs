@@ -115,13 +115,18 @@ impl Images {
                     (image, answer)
                 });
             }
-            let next = self.next(now);
+            let is_full = questions.len() >= TOGETHER;
+            let next = self.next(now, is_full);
             tokio::select! {
                 change = changes.next() => match change {
                     Some(change) => self.learn(change?)?,
                     None => return Ok(()),
                 },
-                Some(answer) = questions.next() => self.record(answer).await?,
+                Some(answer) = questions.next() => match self.record(answer).await {
+                    // Another server wrote it just now; the next answer is compared with that.
+                    Err(StoreError::Conflict { .. }) => {}
+                    recorded => recorded?,
+                },
                 () = tokio::time::sleep_until(next) => self.forget(Instant::now()).await?,
             }
         }
@@ -218,8 +223,10 @@ impl Images {
     }
 
     /// When something is due again.
-    fn next(&self, now: Instant) -> Instant {
+    fn next(&self, now: Instant, is_full: bool) -> Instant {
         let times = self.asked.values().filter(|asked| !asked.is_under_way);
+        // While no more can be asked, an answer comes before anything else.
+        let times = times.filter(|asked| !is_full || asked.wanters.is_empty());
         let times = times.map(|asked| if asked.wanters.is_empty() { asked.until } else { asked.due });
         times.min().unwrap_or(now + GOOD_FOR).max(now + Duration::from_millis(1))
     }

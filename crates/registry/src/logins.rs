@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base64ct::{Base64, Encoding as _};
 use plimsoll_model::secret::Sensitive;
+use rustix::process::geteuid;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -75,9 +76,13 @@ impl Logins {
     /// The files of whoever runs this process.
     pub fn of_this_user() -> Self {
         let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let docker = var("DOCKER_CONFIG").or_else(|| var("HOME").map(|home| home.join(".docker")));
-        let podman = var("REGISTRY_AUTH_FILE")
-            .or_else(|| var("XDG_RUNTIME_DIR").map(|it| it.join("containers/auth.json")));
+        // Services have no home of their own in their environment.
+        let home = var("HOME").or_else(|| geteuid().is_root().then(|| PathBuf::from("/root")));
+        let docker = var("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
+        let podman = var("REGISTRY_AUTH_FILE").or_else(|| {
+            let runtime = var("XDG_RUNTIME_DIR").map(|it| it.join("containers/auth.json"));
+            runtime.or_else(|| Some(format!("/run/containers/{}/auth.json", geteuid().as_raw()).into()))
+        });
         Self::in_files([docker.map(|it| it.join("config.json")), podman].into_iter().flatten().collect())
     }
 

@@ -51,7 +51,10 @@ impl Engine {
         let registries = "[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n";
         fs::write(directory.path().join("registries.conf"), registries).expect("a file");
         let mut engine = Self { make, running: Mutex::default(), containerd: None, directory };
-        engine.containerd = (make == Make::Docker).then(|| engine.start_containerd());
+        if make == Make::Docker {
+            engine.make_bridge();
+            engine.containerd = Some(engine.start_containerd());
+        }
         engine.resume();
         engine.import(BUSYBOX, &[]);
         engine
@@ -73,6 +76,25 @@ impl Engine {
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("api.sock")
+    }
+
+    /// The name of its own bridge: that of its directory, as far as names of devices go.
+    fn bridge(&self) -> String {
+        let name = self.directory.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        format!("pt-{}", name.trim_start_matches("plim-"))
+    }
+
+    fn make_bridge(&self) {
+        let number = std::process::id();
+        let address = format!("10.{}.{}.1/24", 212 + number / 256 % 32, number % 256);
+        let script = format!(
+            "link add {name} type bridge\naddr add {address} dev {name}\nlink set {name} up\n",
+            name = self.bridge()
+        );
+        let file = self.directory.path().join("bridge");
+        fs::write(&file, script).expect("a file");
+        let made = Command::new("ip").arg("-batch").arg(file).status();
+        assert!(made.is_ok_and(|status| status.success()), "a bridge cannot be made");
     }
 
     fn start_containerd(&self) -> Child {
@@ -120,8 +142,9 @@ impl Engine {
                     "--pidfile",
                     &at("pid"),
                 ]);
-                // Several of them share the machine: none may touch what is not its own.
-                command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+                // Several of them share the machine: none may touch what is not its own. Without a bridge of its own it
+                // would take that of the machine's Docker for its own, or away.
+                command.args(["--bridge", &self.bridge(), "--iptables=false", "--ip6tables=false"]);
                 command.args(["--host", &self.address(), "--containerd", &at("containerd.sock")]);
                 command
             }
@@ -286,6 +309,7 @@ impl Drop for Engine {
         if let Some(containerd) = &mut self.containerd {
             containerd.kill().ok();
             containerd.wait().ok();
+            Command::new("ip").args(["link", "del", &self.bridge()]).output().ok();
         }
     }
 }

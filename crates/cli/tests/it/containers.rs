@@ -223,7 +223,7 @@ on_both! {
     by_hand => what_others_do_to_a_container_is_put_right;
 }
 
-/// A new agent adopts what runs, also where its directory was lost.
+/// A new agent adopts what runs.
 async fn runs_go_on_without_us(engine: Engine) {
     let mut node = Node::new(&engine);
     node.create("a", node.launch(&["sleep", "1000"])).await;
@@ -308,9 +308,11 @@ async fn volumes_are_kept_until_the_app_is_gone(engine: Engine) {
         tokio::time::sleep(POLL).await;
     }
     node.remove("b").await;
-    assert_eq!(engine.run(&["volume", "ls", "--quiet"]), "plimsoll-app-main-0-data");
+    assert_eq!(engine.run(&["volume", "ls", "--quiet"]), "plimsoll.app.main.0.data");
+    let of_another = ["--label", "dev.plimsoll.installation=here", "--label", "dev.plimsoll.app=other"];
+    engine.run(&[&["volume", "create"], &of_another[..], &["theirs"]].concat());
     node.execute(Action::Close).await;
-    assert_eq!(engine.run(&["volume", "ls", "--quiet"]), "");
+    assert_eq!(engine.run(&["volume", "ls", "--quiet"]), "theirs", "those of another App stay");
 }
 
 async fn an_engine_that_was_killed_comes_back(engine: Engine) {

@@ -1,5 +1,8 @@
 //! Apps of images: a control plane with a real engine, and a real registry.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use plimsoll_testkit::{BUSYBOX, Engine, Make, Registry};
 use serde_json::{Value, json};
 
@@ -67,6 +70,12 @@ fn everything_works_in(engine: &Engine) {
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("hello 240."), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "err\n");
+    let mut input = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    input.args(["exec", "-i", "shop", "--component", "front", "--", "cat"]);
+    input.env("PLIMSOLL_DATA_DIR", plane.data()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut input = input.spawn().unwrap();
+    input.stdin.take().unwrap().write_all(b"heard to its end").unwrap();
+    assert_eq!(input.wait_with_output().unwrap().stdout, b"heard to its end");
     plane.carry_out(&["exec", "shop", "--component", "front", "--", "sh", "-c", "echo said > /proc/1/fd/1"]);
     until("its words", || plane.carry_out(&["logs", "shop"]), |it| it.contains("said"));
     let used = until("what it uses", || plane.carry_out(&["top"]), |it| it.lines().count() == 4);
@@ -226,7 +235,8 @@ fn a_tag_is_followed_and_a_bad_image_is_rejected() {
     assert!(registry.asked("HEAD") > 3);
 
     let ledger = plane.carry_out(&["images", "main"]);
-    let states: Vec<&str> = ledger.lines().skip(1).filter_map(|line| line.split("  ").last()).collect();
+    let states: Vec<&str> =
+        ledger.lines().skip(1).filter_map(|line| line.split("  ").last()).map(str::trim).collect();
     assert_eq!(states, ["replaced", "replaced", "rejected", "1 copy runs it"], "{ledger}");
     assert_eq!(ledger.matches("its tag moved").count(), 3, "{ledger}");
 

@@ -1,0 +1,233 @@
+//! The figures of containers in `docs/performance.md`: each is printed with the bar it is held to, and beside its peer in the
+//! same run where there is one.
+//!
+//! Whole processes of the release build, with an engine of their own. `cargo bench -p plimsoll --bench containers` runs them
+//! all; a word after `--` runs those whose name contains it. Only root may; nothing here decides a test.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot go on ends here")]
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use plimsoll_testkit::{BUSYBOX, Engine, Make};
+use tempfile::TempDir;
+
+const PLIMSOLL: &str = env!("CARGO_BIN_EXE_plimsoll");
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A control plane whose containers an engine keeps.
+struct Plane<'a> {
+    engine: &'a Engine,
+    directory: TempDir,
+    server: Child,
+}
+
+impl<'a> Plane<'a> {
+    fn start(engine: &'a Engine) -> Self {
+        let directory = tempfile::tempdir_in("/var/lib").unwrap();
+        let server = serve(&directory, engine);
+        let plane = Self { engine, directory, server };
+        plane.until_ready();
+        plane
+    }
+
+    fn until_ready(&self) {
+        until(|| self.command(&["auth", "whoami"]).status().unwrap().success());
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PLIMSOLL);
+        command.args(arguments).arg("--data-dir").arg(self.directory.path().join("data"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Applies an App of so many sleeping copies of a version, and waits until it runs as declared.
+    fn apply(&self, replicas: u32, version: u32, more: &str) -> bool {
+        let text = format!(
+            "apiVersion: plimsoll.dev/v1
+kind: App
+metadata: {{name: many}}
+spec:
+  components:
+    main:
+      image: {BUSYBOX}
+      command: [sh, -c, \"trap 'exit 0' TERM; sleep 100000 & wait\"]
+      env: {{VERSION: '{version}'}}
+      replicas: {replicas}
+      grace: 1s
+      update: {{surge: 5, soak: 1ms{more}}}
+"
+        );
+        let path = self.directory.path().join("many.yaml");
+        std::fs::write(&path, text).unwrap();
+        self.command(&["apply", "--wait", "-f", &path.display().to_string()]).status().unwrap().success()
+    }
+
+    fn running(&self) -> BTreeSet<String> {
+        self.engine.run(&["ps", "--quiet", "--no-trunc"]).lines().map(str::to_owned).collect()
+    }
+
+    fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    fn resume(&mut self) {
+        std::fs::remove_file(self.directory.path().join("data/api.json")).ok();
+        self.server = serve(&self.directory, self.engine);
+        self.until_ready();
+    }
+}
+
+impl Drop for Plane<'_> {
+    fn drop(&mut self) {
+        self.command(&["delete", "many"]).status().unwrap();
+        self.server.kill().ok();
+        self.server.wait().ok();
+        // The router outlives its server.
+        let data = self.directory.path().display().to_string();
+        Command::new("pkill").args(["-9", "-f", &format!("plimsoll router {data}")]).status().ok();
+    }
+}
+
+fn serve(directory: &TempDir, engine: &Engine) -> Child {
+    let mut command = Command::new(PLIMSOLL);
+    command.args(["server", "--http-port", "0", "--listen", "127.0.0.1:0", "--data-dir"]);
+    command.arg(directory.path().join("data")).env("DOCKER_HOST", engine.address());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn until(mut is_so: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < give_up, "it was never so");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// The engine's own limit: as many `docker run` at once.
+fn by_hand(engine: &Engine, copies: u32) -> Duration {
+    let began = Instant::now();
+    let script = "trap 'exit 0' TERM; sleep 100000 & wait";
+    let runs = (0..copies).map(|_| {
+        let mut command = engine.command(&["run", "--detach", BUSYBOX, "sh", "-c", script]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    });
+    let runs: Vec<Child> = runs.collect();
+    for mut run in runs {
+        assert!(run.wait().unwrap().success());
+    }
+    let took = began.elapsed();
+    let all = engine.run(&["ps", "--all", "--quiet"]);
+    let all: Vec<&str> = all.lines().collect();
+    engine.run(&[&["rm", "--force"], &all[..]].concat());
+    took
+}
+
+/// 20 containers and a rolling update of them, against the engine's own ways.
+fn twenty() {
+    let engine = Engine::start(Make::Docker);
+    // The first containers of an engine take longer, whoever makes them.
+    by_hand(&engine, 4);
+    let (mut ratios, mut rolls) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let peer = by_hand(&engine, 20);
+        let plane = Plane::start(&engine);
+        let began = Instant::now();
+        assert!(plane.apply(20, 1, ""));
+        let ours = began.elapsed();
+        let began = Instant::now();
+        assert!(plane.apply(20, 2, ""));
+        rolls.push(began.elapsed());
+        println!("  20 containers: {ours:.1?}, by hand {peer:.1?}; rolled in {:.1?}", began.elapsed());
+        ratios.push(ours.as_secs_f64() / peer.as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    rolls.sort();
+    println!("20 containers, apply to Ready, against 20 docker run: {:.2} x (bar 1.15 x)", ratios[1]);
+    println!("rolling update of 20, surge 5: {:.1?} (the bar is 0.6 x docker service update)", rolls[1]);
+}
+
+/// Memory of the server and the router with 200 containers.
+fn memory() {
+    let engine = Engine::start(Make::Docker);
+    let plane = Plane::start(&engine);
+    assert!(plane.apply(200, 1, ""));
+    let data = plane.directory.path().display().to_string();
+    let found =
+        Command::new("pgrep").args(["-f", &format!("plimsoll (server|router).*{data}")]).output().unwrap();
+    let pids = String::from_utf8(found.stdout).unwrap();
+    let pss: u64 = pids.lines().map(pss).sum();
+    println!("PSS of server + router with 200 containers: {} MB (bar 60 MB)", pss * 1024 / 1_000_000);
+}
+
+/// In KiB.
+fn pss(pid: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+}
+
+/// From apply to rolled back, of an update that does not become ready.
+fn bad() {
+    let engine = Engine::start(Make::Docker);
+    let plane = Plane::start(&engine);
+    assert!(plane.apply(5, 1, ""));
+    let before = plane.running();
+    let began = Instant::now();
+    let probe = ", deadline: 10s}\n      health: {exec: {command: [\"false\"]}, start: 1m";
+    assert!(!plane.apply(5, 2, probe), "it is told that it was rolled back");
+    let took = began.elapsed();
+    println!("bad update, apply to rolled back: {took:.1?} (bar: deadline of 10 s + 5 s)");
+    println!("  {} of 5 copies were never touched", plane.running().intersection(&before).count());
+}
+
+/// `kill -9` of the server at random moments of a rolling update of 20.
+fn killed() {
+    let engine = Engine::start(Make::Docker);
+    let mut plane = Plane::start(&engine);
+    assert!(plane.apply(20, 0, ""));
+    let mut seed = std::process::id();
+    let mut wrong = 0;
+    for version in 1..=20 {
+        let path = plane.directory.path().join("many.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace(&format!("VERSION: '{}'", version - 1), &format!("VERSION: '{version}'"));
+        std::fs::write(&path, text).unwrap();
+        let file = path.display().to_string();
+        assert!(plane.command(&["apply", "-f", &file]).status().unwrap().success());
+        seed = seed.wrapping_mul(1_103_515_245).wrapping_add(12345);
+        std::thread::park_timeout(Duration::from_millis(u64::from(seed >> 16) % 4000));
+        plane.kill();
+        plane.resume();
+        assert!(plane.command(&["wait", "many"]).status().unwrap().success());
+        let all = engine.run(&["ps", "--all", "--quiet"]).lines().count();
+        let current = engine.run(&["ps", "--quiet", "--no-trunc"]);
+        let ids: Vec<&str> = current.lines().collect();
+        let environment = engine.run(&[&["inspect", "--format", "{{.Config.Env}}"], &ids[..]].concat());
+        let of_version =
+            environment.lines().filter(|line| line.contains(&format!("VERSION={version} "))).count();
+        let of_version =
+            of_version + environment.lines().filter(|it| it.contains(&format!("VERSION={version}]"))).count();
+        if all != 20 || of_version != 20 {
+            wrong += 1;
+            println!("  version {version}: {all} containers, {of_version} of them of it");
+        }
+    }
+    println!("kill -9 during 20 rolling updates of 20 containers: {wrong} with another end (bar 0)");
+}
+
+fn main() {
+    let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
+    let scenes: [(&str, fn()); 4] =
+        [("twenty", twenty), ("memory", memory), ("bad", bad), ("killed", killed)];
+    for (name, scene) in scenes {
+        if name.contains(&wanted) {
+            scene();
+        }
+    }
+}
