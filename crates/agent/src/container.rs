@@ -107,9 +107,9 @@ impl Container {
             self.note(&format!("its network cannot be set up: {error}"));
             return blocked(Blockage::Network);
         }
-        if self.look().await?.is_none()
-            && let Err(not) = self.make(&engine, enter).await?
-        {
+        // What never began may be there all the same; then making it finds it.
+        let is_made = self.place.has_begun()? && self.look().await?.is_some();
+        if !is_made && let Err(not) = self.make(&engine, enter).await? {
             return Ok(Err(not));
         }
         self.place.write_begun()?;
@@ -123,6 +123,9 @@ impl Container {
                 if is_without_network(&said) {
                     // It is made anew, in a network that is there; what it wrote beside its volumes goes.
                     engine.remove(&self.name).await.ok();
+                    if let Some(project) = &self.mark.key.project {
+                        engine.distrust_network(project).await;
+                    }
                     return blocked(Blockage::Network);
                 }
                 Ok(Err(refused(&said)))

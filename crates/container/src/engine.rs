@@ -3,22 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::models::{ContainerStateStatusEnum, SystemInfoCgroupDriverEnum, VolumeCreateRequest};
+use bollard::models::{SystemInfoCgroupDriverEnum, VolumeCreateRequest};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, ListVolumesOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions, StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveVolumeOptions, StartContainerOptions, StopContainerOptionsBuilder,
 };
 use plimsoll_model::id::{Digest, InstallationId, Uid};
 use plimsoll_model::kind::EngineAddress;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::world::{Exit, Limit};
+use serde::Deserialize;
 use tokio::sync::{OnceCell, watch};
 
 use crate::error::EngineError;
 use crate::follow::{self, Seen, View};
+use crate::network::Subnet;
 use crate::pull::Pulls;
 use crate::spec::{self, Mount, Recipe};
 
@@ -46,8 +48,9 @@ pub(crate) struct Inner {
     /// Given to each look before it begins: what an earlier look saw does not replace what a later one did.
     looks: AtomicU64,
     pub(crate) pulls: Pulls,
-    /// Held by whoever makes or removes a network: Docker makes two of one name when asked twice.
-    pub(crate) networks: tokio::sync::Mutex<()>,
+    /// Networks that were seen a moment ago. Held by whoever makes or removes one: Docker makes two of one name when
+    /// asked twice.
+    pub(crate) networks: tokio::sync::Mutex<BTreeMap<String, (Subnet, Instant)>>,
 }
 
 /// Who made an engine.
@@ -68,6 +71,36 @@ pub struct Facts {
     pub is_rootless: bool,
     /// What it can keep a container within.
     pub limits: BTreeSet<Limit>,
+}
+
+/// What an engine says of a container, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: InspectedState,
+    config: InspectedConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    /// Its state: a word, of which engines have more and more.
+    status: String,
+    running: bool,
+    #[serde(rename = "OOMKilled", default)]
+    oom_killed: bool,
+    #[serde(default)]
+    pid: i32,
+    #[serde(default)]
+    exit_code: i32,
+    #[serde(default)]
+    started_at: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    labels: Option<HashMap<String, String>>,
 }
 
 impl Engine {
@@ -214,8 +247,7 @@ impl Engine {
     /// When the engine does not say.
     pub async fn look(&self, name: &str) -> Result<Option<Seen>, EngineError> {
         let order = self.inner.looks.fetch_add(1, Ordering::Relaxed);
-        let found = self.inner.docker.inspect_container(name, None::<InspectContainerOptions>).await;
-        let found = match found.map_err(EngineError::from) {
+        let found: Inspected = match self.ask(&format!("/containers/{name}/json")).await {
             Ok(found) => found,
             Err(EngineError::NotFound(_)) => {
                 self.forget(name, order);
@@ -223,24 +255,21 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        let labels = found.config.labels.unwrap_or_default();
         if labels.get(INSTALLATION).is_none_or(|of| *of != *self.inner.installation.as_str()) {
             return Ok(None);
         }
-        let state = found.state.unwrap_or_default();
-        let is_running =
-            state.running == Some(true) || state.status == Some(ContainerStateStatusEnum::PAUSED);
-        let was_started = state.status != Some(ContainerStateStatusEnum::CREATED);
+        let InspectedState { status, running, oom_killed, pid, exit_code, started_at } = found.state;
+        // Podman says of one that is ending that it does not run.
+        let is_running = running || ["paused", "stopping", "removing"].contains(&&*status);
+        let was_started = !["created", "configured", "initialized"].contains(&&*status);
+        let exit = if oom_killed { Exit::OutOfMemory } else { Exit::Code(exit_code) };
         let seen = Seen {
             order,
             is_running,
-            pid: state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|_| is_running),
-            began: state.started_at.filter(|_| was_started).and_then(|at| millis(&at)),
-            exit: (was_started && !is_running).then(|| match (state.oom_killed, state.exit_code) {
-                (Some(true), _) => Exit::OutOfMemory,
-                (_, Some(code)) => Exit::Code(i32::try_from(code).unwrap_or(-1)),
-                (_, None) => Exit::Lost,
-            }),
+            pid: Some(pid).filter(|pid| is_running && *pid > 0),
+            began: millis(&started_at).filter(|_| was_started),
+            exit: (was_started && !is_running).then_some(exit),
         };
         self.publish(name, seen.clone());
         Ok(Some(seen))

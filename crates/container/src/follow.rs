@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuilder};
+use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt as _;
 use plimsoll_model::world::Exit;
+use serde::Deserialize;
 
 use crate::engine::{Engine, INSTALLATION, Inner};
 use crate::error::EngineError;
@@ -106,17 +107,27 @@ fn unless_away(looked: Result<Option<Seen>, EngineError>) -> Result<(), EngineEr
     }
 }
 
+/// What an engine lists of a container, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    names: Vec<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
 /// Looks at every container that is ours.
 async fn relist(engine: &Engine) -> Result<(), EngineError> {
     let installation = format!("{INSTALLATION}={}", engine.inner.installation);
-    let filters = HashMap::from([("label", vec![installation])]);
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    let listed = engine.inner.docker.list_containers(Some(options)).await?;
+    let filters = serde_json::json!({"label": [installation]}).to_string();
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("all", "true"), ("filters", &filters)])
+        .finish();
+    let listed: Vec<Listed> = engine.ask(&format!("/containers/json?{query}")).await?;
     let mut marks = BTreeMap::new();
-    for container in listed {
-        let name = container.names.into_iter().flatten().next();
-        let Some(name) = name.map(|name| name.trim_start_matches('/').to_owned()) else { continue };
-        marks.insert(name, container.labels.unwrap_or_default().into_iter().collect());
+    for Listed { names, labels } in listed {
+        if let Some(name) = names.first() {
+            marks.insert(name.trim_start_matches('/').to_owned(), labels.unwrap_or_default());
+        }
     }
     let known: Vec<String> = engine.inner.view.borrow().containers.keys().cloned().collect();
     // What was known and is not listed is looked at too: it may have come in between.

@@ -16,6 +16,7 @@ mod follow;
 mod logs;
 mod network;
 mod pull;
+mod raw;
 pub mod spec;
 
 pub use command::{Attached, Command, Output};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::InspectNetworkOptions;
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, INSTALLATION};
 use crate::error::EngineError;
+
+/// How long a network that was seen is taken to be there still.
+const TRUSTED: Duration = Duration::from_secs(5);
 
 /// Bits of a subnet that are the network's.
 const PREFIX: u8 = 23;
@@ -72,10 +76,26 @@ impl Engine {
         before: Option<Subnet>,
     ) -> Result<Subnet, EngineError> {
         let name = self.network_name(project);
-        let _alone = self.inner.networks.lock().await;
-        if let Some(subnet) = self.subnet(&name).await? {
-            return Ok(subnet);
+        let mut seen = self.inner.networks.lock().await;
+        // Many copies start at once, and each wants to be sure of the same network.
+        if let Some((subnet, _)) = seen.get(&name).filter(|(_, at)| at.elapsed() < TRUSTED) {
+            return Ok(*subnet);
         }
+        seen.remove(&name);
+        let subnet = match self.subnet(&name).await? {
+            Some(subnet) => subnet,
+            None => self.choose_network(&name, project, before).await?,
+        };
+        seen.insert(name, (subnet, Instant::now()));
+        Ok(subnet)
+    }
+
+    async fn choose_network(
+        &self,
+        name: &str,
+        project: &ProjectName,
+        before: Option<Subnet>,
+    ) -> Result<Subnet, EngineError> {
         let first = Digest::of_json(&(&self.inner.installation, project, self.address())).to_string();
         let first = u8::from_str_radix(&first[..2], 16).unwrap_or_default();
         let choices = (0..=u8::MAX).map(|step| Subnet(first.wrapping_add(step)));
@@ -85,17 +105,19 @@ impl Engine {
         };
         let mut last = EngineError::Refused(format!("all of {} is in use", Subnet::ALL));
         for subnet in choices {
-            match self.make_network(&name, subnet).await {
+            match self.make_network(name, subnet).await {
                 Ok(()) => return Ok(subnet),
-                // Somebody else makes it at the same time, or has these addresses.
+                // Somebody else has these addresses.
                 Err(error @ (EngineError::Conflict(_) | EngineError::Refused(_))) => last = error,
                 Err(error) => return Err(error),
             }
-            if let Some(subnet) = self.subnet(&name).await? {
-                return Ok(subnet);
-            }
         }
         Err(last)
+    }
+
+    /// Has a project's network looked at anew before anybody relies on it.
+    pub async fn distrust_network(&self, project: &ProjectName) {
+        self.inner.networks.lock().await.remove(&self.network_name(project));
     }
 
     async fn make_network(&self, name: &str, subnet: Subnet) -> Result<(), EngineError> {
@@ -138,7 +160,8 @@ impl Engine {
     /// Removes a project's network, if nothing is in it, and says which addresses are free then.
     pub async fn remove_network(&self, project: &ProjectName) -> Option<Subnet> {
         let name = self.network_name(project);
-        let _alone = self.inner.networks.lock().await;
+        let mut seen = self.inner.networks.lock().await;
+        seen.remove(&name);
         let subnet = self.subnet(&name).await.ok()??;
         // One that is in use stays, and the next container of the project finds it.
         self.inner.docker.remove_network(&name).await.ok().map(|()| subnet)
