@@ -277,6 +277,12 @@ cgroup_manager = \"cgroupfs\"
 events_logger = \"file\"
 ";
 
+/// Removes the rules of each network in 10.210.0.0/15 to which no route leads.
+const FORGOTTEN: &str = r#"nft list tables ip | sed -n 's/^table ip plimc\([0-9]*\)$/\1/p' | while read -r n; do
+  net="10.$((210 + n / 128)).$((n % 128 * 2)).0/23"
+  [ -n "$(ip route show "$net")" ] || nft delete table ip "plimc$n"
+done"#;
+
 /// Without the part for Kubernetes, which wants more of the machine.
 const CONTAINERD: &str = "version = 2
 disabled_plugins = [\"io.containerd.grpc.v1.cri\"]
@@ -311,5 +317,7 @@ impl Drop for Engine {
             containerd.wait().ok();
             Command::new("ip").args(["link", "del", &self.bridge()]).output().ok();
         }
+        // Rules of networks that are gone: nobody was told to remove those of a control plane that was killed.
+        Command::new("sh").args(["-c", FORGOTTEN]).output().ok();
     }
 }

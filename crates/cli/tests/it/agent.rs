@@ -418,7 +418,7 @@ async fn an_instance_has_a_network_of_its_own_and_a_way_out() {
     // Another machine that knows the way to this one, and none to its instances.
     let other = Other::new();
     let script = "import http.server, os, socket\n\
-         own = socket.create_connection(('10.210.77.2', 80), 5).recv(100).decode()\n\
+         own = socket.create_connection(('10.208.77.2', 80), 5).recv(100).decode()\n\
          open('/tmp/seen', 'w').write(own)\n\
          http.server.HTTPServer(('127.0.0.1', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()\n";
     for name in ["a", "b"] {
@@ -434,7 +434,7 @@ async fn an_instance_has_a_network_of_its_own_and_a_way_out() {
         assert!(seen.unenforced.is_empty(), "{seen:?}");
         assert_eq!(seen.endpoints.values().next().unwrap().port(), 8080, "the declared port, in both copies");
         let peer = std::fs::read_to_string(node.instance_file(name, "tmp/seen")).unwrap();
-        assert_eq!(peer, "10.210.77.1", "it goes out with this machine's address");
+        assert_eq!(peer, "10.208.77.1", "it goes out with this machine's address");
     }
     drop(other);
 }
@@ -521,7 +521,7 @@ impl Other {
             .arg(
                 "import socket, sys\n\
                  sys.stdin.readline()\n\
-                 server = socket.create_server(('10.210.77.2', 80))\n\
+                 server = socket.create_server(('10.208.77.2', 80))\n\
                  while True:\n  peer, address = server.accept()\n  peer.sendall(address[0].encode())\n  peer.close()\n",
             )
             .stdin(std::process::Stdio::piped())
@@ -537,10 +537,10 @@ impl Other {
         }
         let here = format!(
             "link add beside-test type veth peer name eth0 netns {pid}\n\
-             addr add 10.210.77.1/24 dev beside-test\nlink set beside-test up\n"
+             addr add 10.208.77.1/24 dev beside-test\nlink set beside-test up\n"
         );
         plimsoll_shim::tool(&["ip", "-batch", "-"], &here).unwrap();
-        let there = "addr add 10.210.77.2/24 dev eth0\nlink set eth0 up\n";
+        let there = "addr add 10.208.77.2/24 dev eth0\nlink set eth0 up\n";
         plimsoll_shim::tool(&["nsenter", "-t", &pid, "-n", "ip", "-batch", "-"], there).unwrap();
         std::io::Write::write_all(other.server.stdin.as_mut().unwrap(), b"go\n").unwrap();
         other
