@@ -82,28 +82,28 @@ impl Engines {
         Ok(())
     }
 
-    /// Sees to it that containers of a network reach stable addresses, and no containers of other networks. False
-    /// without the right to do so.
-    pub(crate) fn lead(&self, subnet: Subnet) -> io::Result<bool> {
+    /// Sees to it that containers of a network reach stable addresses, and no containers of other networks. Without
+    /// the right to do so nothing is done.
+    pub(crate) fn lead(&self, subnet: Subnet) -> io::Result<()> {
         if !rustix::process::geteuid().is_root() {
-            return Ok(false);
+            return Ok(());
         }
         let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         if ways.get(&subnet).is_some_and(|at| at.elapsed() < TRUSTED) {
-            return Ok(true);
+            return Ok(());
         }
         // The rules first: nobody else may come in once the addresses are there.
         tool(&["nft", "-f", "-"], &rules(subnet))?;
         tool(&["ip", "route", "replace", "local", "240.64.0.0/10", "dev", "lo"], "")?;
         ways.insert(subnet, Instant::now());
-        Ok(true)
+        Ok(())
     }
 
     /// Puts back what others took away.
     pub(crate) fn keep_up(&self) -> io::Result<()> {
         let subnets: Vec<Subnet> =
             self.ways.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        subnets.into_iter().try_for_each(|subnet| self.lead(subnet).map(drop))
+        subnets.into_iter().try_for_each(|subnet| self.lead(subnet))
     }
 
     /// Forgets a network that is gone.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use plimsoll_container::addresses_of_this_machine;
 use plimsoll_shim::{Network, read, tool, write_durably};
 use serde::{Deserialize, Serialize};
 
@@ -283,12 +284,11 @@ impl From<io::Error> for Refused {
 
 /// Whether an address or a route of this machine lies in the network, or a bridge has its name.
 fn is_used(chosen: Chosen) -> bool {
-    let routes = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let words = routes.split_whitespace().map(|word| word.split('/').next().unwrap_or(word));
-    let mut addresses = words.filter_map(|word| word.parse::<Ipv4Addr>().ok());
     let first = u32::from(chosen.host(0));
     Path::new("/sys/class/net").join(chosen.bridge()).exists()
-        || addresses.any(|address| u32::from(address) >> (32 - PREFIX) == first >> (32 - PREFIX))
+        || addresses_of_this_machine()
+            .into_iter()
+            .any(|address| u32::from(address) >> (32 - PREFIX) == first >> (32 - PREFIX))
 }
 
 /// What may pass. Each network has a table of its own, replaced as a whole.

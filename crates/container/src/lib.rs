@@ -25,6 +25,6 @@ pub use error::EngineError;
 pub use find::{connect, usual_address};
 pub use follow::{Seen, View};
 pub use logs::LogLine;
-pub use network::Subnet;
+pub use network::{Subnet, addresses_of_this_machine};
 pub use pull::PullError;
 pub use spec::{Attachment, Mount, Recipe};

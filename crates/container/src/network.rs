@@ -170,9 +170,14 @@ impl Engine {
 
 /// Whether an address or a route of this machine lies in it.
 fn is_used(subnet: Subnet) -> bool {
+    addresses_of_this_machine().into_iter().any(|address| Subnet::of(address) == Some(subnet))
+}
+
+/// Every address that this machine has or has a route to, with those of their networks.
+pub fn addresses_of_this_machine() -> Vec<Ipv4Addr> {
     let routes = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
     let words = routes.split_whitespace().map(|word| word.split('/').next().unwrap_or(word));
-    words.filter_map(|word| word.parse::<Ipv4Addr>().ok()).any(|address| Subnet::of(address) == Some(subnet))
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use plimsoll_engine::{Census, Fut, Hints};
 use plimsoll_model::id::Uid;
 use plimsoll_model::object::Generation;
-use plimsoll_model::{App, AppSpec, Kind, Metadata, ObjectKey, Project, Secret, Target};
-use plimsoll_store::{Change, ChangeKind, KindName, Query, Scope, Store, StoreError, decode};
+use plimsoll_model::{App, AppSpec, Kind, Metadata, Object, ObjectKey, Project, Secret, Target};
+use plimsoll_store::{Change, ChangeKind, KindName, Query, ResumeToken, Scope, Store, StoreError, decode};
 
 /// Pause before a watch that broke is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -88,20 +88,11 @@ async fn follow_apps(store: &Store, hints: &Hints) {
 
 async fn watch_apps(store: &Store, hints: &Hints) -> Result<(), StoreError> {
     let mut consumers = Consumers::default();
-    let (mut begin, mut query) = (None, Query { limit: PAGE, ..Query::default() });
-    loop {
-        let (apps, is_more, token) = store.page::<App>(&Scope::All, &query).await?;
-        // A watch from the first page's token misses nothing of the later ones.
-        begin.get_or_insert(token);
-        for app in &apps {
-            consumers.learn(&app.meta, &app.spec);
-            hints.mark(&app.meta.key);
-        }
-        query.after = apps.into_iter().next_back().map(|app| app.meta.key);
-        if !is_more {
-            break;
-        }
-    }
+    let begin = every_app(store, |app| {
+        consumers.learn(&app.meta, &app.spec);
+        hints.mark(&app.meta.key);
+    })
+    .await?;
     let mut changes = store.watch::<App>(&Scope::All, begin)?;
     while let Some(change) = changes.next().await {
         let Change { key, kind, .. } = change?;
@@ -121,6 +112,24 @@ async fn watch_apps(store: &Store, hints: &Hints) -> Result<(), StoreError> {
         consumers.of(&key).for_each(|consumer| hints.mark(consumer));
     }
     Ok(())
+}
+
+/// Looks at every App, and says from where on changes are to be followed.
+pub(crate) async fn every_app(
+    store: &Store,
+    mut look: impl FnMut(&Object<App>),
+) -> Result<Option<ResumeToken>, StoreError> {
+    let (mut begin, mut query) = (None, Query { limit: PAGE, ..Query::default() });
+    loop {
+        let (apps, is_more, token) = store.page::<App>(&Scope::All, &query).await?;
+        // A watch from the first page's token misses nothing of the later ones.
+        begin.get_or_insert(token);
+        apps.iter().for_each(&mut look);
+        query.after = apps.into_iter().next_back().map(|app| app.meta.key);
+        if !is_more {
+            return Ok(begin);
+        }
+    }
 }
 
 /// Which declaration it is: an App of the same name that was made anew has another identity.

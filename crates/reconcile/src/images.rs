@@ -17,9 +17,12 @@ use plimsoll_model::kind::{EarlierImage, Image, ImageSpec};
 use plimsoll_model::update::Follow;
 use plimsoll_model::wait::Reason;
 use plimsoll_model::{App, Attached, Object, ObjectKey};
-use plimsoll_store::{Batch, Change, ChangeKind, New, Query, Row, Scope, Store, StoreError, decode};
+use plimsoll_store::{
+    Batch, Change, ChangeKind, New, Query, ResumeToken, Row, Scope, Store, StoreError, decode,
+};
 use tokio::time::Instant;
 
+use crate::hints::every_app;
 use crate::record;
 
 /// Pause before a watch that broke is begun again.
@@ -34,9 +37,6 @@ const GOOD_FOR: Duration = Duration::from_mins(1);
 
 /// Questions under way at the same time.
 const TOGETHER: usize = 32;
-
-/// Apps that are read at once.
-const PAGE: usize = 500;
 
 /// Earlier digests that are kept.
 const KEPT: usize = 20;
@@ -133,20 +133,9 @@ impl Images {
     }
 
     /// Reads every App and every Image; returns from where on changes are to be followed.
-    async fn read(&mut self) -> Result<Option<plimsoll_store::ResumeToken>, StoreError> {
-        let (mut begin, mut query) = (None, Query { limit: PAGE, ..Query::default() });
-        loop {
-            let (apps, is_more, token) = self.store.page::<App>(&Scope::All, &query).await?;
-            // A watch from the first page's token misses nothing of the later ones.
-            begin.get_or_insert(token);
-            for app in &apps {
-                self.want(app);
-            }
-            query.after = apps.into_iter().next_back().map(|app| app.meta.key);
-            if !is_more {
-                break;
-            }
-        }
+    async fn read(&mut self) -> Result<Option<ResumeToken>, StoreError> {
+        let store = self.store.clone();
+        let begin = every_app(&store, |app| self.want(app)).await?;
         for image in self.store.list::<Image>(&Scope::All, &Query::default()).await? {
             let asked = self.asked.entry(image.spec.image).or_insert_with(Asked::new);
             asked.known_in.extend(image.meta.key.project);
@@ -160,8 +149,7 @@ impl Images {
             ChangeKind::Created(row) | ChangeKind::Changed(row) if names_images(&row) => {
                 self.want(&decode::<App>(*row)?);
             }
-            ChangeKind::Created(_) | ChangeKind::Changed(_) => self.unwant(&change.key),
-            ChangeKind::Deleted(_) => self.unwant(&change.key),
+            _ => self.unwant(&change.key),
         }
         Ok(())
     }

@@ -106,7 +106,6 @@ impl Clock for WallClock {
 
 /// The local node: its agent and its router.
 struct LocalNode {
-    directory: PathBuf,
     agent: Option<Agent>,
     router: RouterDriver,
     drivers: Drivers,
@@ -123,11 +122,11 @@ impl LocalNode {
         command.extend(settings.http_port.map(|port| port.to_string()));
         let router = RouterDriver::new(target.clone(), tables, command);
         if let Some(drivers) = settings.drivers.clone() {
-            return Ok(Self { directory, agent: None, router, drivers });
+            return Ok(Self { agent: None, router, drivers });
         }
         let marker = hints.clone();
         let agent = Agent::open(plimsoll_agent::Config {
-            directory: directory.clone(),
+            directory,
             content: data.content(),
             installation: data.installation().clone(),
             target,
@@ -142,14 +141,13 @@ impl LocalNode {
             }
         }
         let drivers = Drivers::new().with(agent.clone()).with(router.clone());
-        Ok(Self { directory, agent: Some(agent), router, drivers })
+        Ok(Self { agent: Some(agent), router, drivers })
     }
 }
 
 /// A control plane at work. It ends when this is dropped; what it keeps runs on.
 pub struct Server {
     data: DataDirectory,
-    node: PathBuf,
     store: Store,
     clock: Arc<dyn Clock>,
     agent: Option<Agent>,
@@ -186,8 +184,7 @@ impl Server {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let hints = Hints::new(u64::from_ne_bytes(seed));
-        let LocalNode { directory: node, agent, router, drivers } =
-            LocalNode::open(&data, &settings, &hints).await?;
+        let LocalNode { agent, router, drivers } = LocalNode::open(&data, &settings, &hints).await?;
         let hold = Hold::new(data.held().is_some());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch(), hold };
         let reconciler = AppReconciler::new(
@@ -221,7 +218,6 @@ impl Server {
         let reviews = Reviews::default();
         Ok(Self {
             data,
-            node,
             store,
             clock,
             agent,
@@ -306,11 +302,6 @@ impl Server {
     /// Everything that is measured, in the text format of Prometheus.
     pub fn metrics(&self) -> String {
         self.meter.text(&self.hints, self.store.position().0)
-    }
-
-    /// The directory of the local node.
-    pub fn node(&self) -> &std::path::Path {
-        &self.node
     }
 
     /// Wall time, for stamps that people read.

@@ -169,18 +169,18 @@ fn app() -> Uid {
     "app".parse().unwrap()
 }
 
-async fn effects(agent: &Agent) -> Effects {
+pub(crate) async fn effects(agent: &Agent) -> Effects {
     match agent.observe(&app()).await.unwrap() {
         Sighting::Node(view) => view.effects,
         Sighting::Router(_) => panic!("an agent is a node"),
     }
 }
 
-async fn execute(agent: &Agent, action: Action) {
+pub(crate) async fn execute(agent: &Agent, action: Action) {
     try_execute(agent, action).await.unwrap();
 }
 
-async fn try_execute(agent: &Agent, action: Action) -> Result<(), DriverError> {
+pub(crate) async fn try_execute(agent: &Agent, action: Action) -> Result<(), DriverError> {
     let seen = effects(agent).await;
     let step = Step {
         target: "local".parse().unwrap(),
@@ -206,14 +206,18 @@ async fn create(agent: &Agent, name: &str, launch: Launch) {
     try_create(agent, name, launch).await.unwrap();
 }
 
-async fn try_create(agent: &Agent, name: &str, launch: Launch) -> Result<(), DriverError> {
-    let action = Action::Create {
+/// A step that makes an instance.
+pub(crate) fn creation(name: &str, launch: Launch) -> Action {
+    Action::Create {
         instance: name.parse().unwrap(),
         revision: ComponentHash(Digest::of_bytes(b"r")),
         bindings: BindingsHash(Digest::of_bytes(b"b")),
         launch: Box::new(launch),
-    };
-    try_execute(agent, action).await
+    }
+}
+
+async fn try_create(agent: &Agent, name: &str, launch: Launch) -> Result<(), DriverError> {
+    try_execute(agent, creation(name, launch)).await
 }
 
 async fn until(agent: &Agent, name: &str, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {

@@ -5,21 +5,18 @@ use std::time::Duration;
 
 use plimsoll_agent::{Agent, Config};
 use plimsoll_driver::contract::{self, Subject};
-use plimsoll_driver::{Driver, DriverError, SecretValues, Sighting};
-use plimsoll_model::ObjectKey;
-use plimsoll_model::id::{
-    BindingsHash, ComponentHash, Digest, Effects, Epoch, InstanceId, PlanHash, PlanNo, Slot,
-};
+use plimsoll_driver::{Driver, Sighting};
+use plimsoll_model::id::{Digest, Effects, InstanceId};
 use plimsoll_model::kind::EngineAddress;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::PinnedImage;
-use plimsoll_model::step::{Action, Cause, Fence, Launch, Step, VolumeMount};
+use plimsoll_model::step::{Action, Launch, VolumeMount};
 use plimsoll_model::world::{Exit, Instance, Phase};
 use plimsoll_testkit::{BUSYBOX, Engine, Make};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::agent::scratch;
+use crate::agent::{creation, effects, execute, scratch, try_execute};
 
 /// How long anything may take here.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -69,37 +66,8 @@ impl<'a> Node<'a> {
         }
     }
 
-    async fn effects(&self) -> Effects {
-        match self.agent.observe(&"app".parse().unwrap()).await.unwrap() {
-            Sighting::Node(view) => view.effects,
-            Sighting::Router(_) => panic!("an agent is a node"),
-        }
-    }
-
-    async fn try_execute(&self, action: Action) -> Result<(), DriverError> {
-        let seen = self.effects().await;
-        let step = Step {
-            target: "local".parse().unwrap(),
-            component: Some("main".parse().unwrap()),
-            slot: Some(Slot(0)),
-            action,
-            after: Vec::new(),
-            cause: Cause::Heal,
-        };
-        let fence = Fence {
-            installation: "here".parse().unwrap(),
-            epoch: Epoch(1),
-            app: "app".parse().unwrap(),
-            key: ObjectKey::in_project("demo".parse().unwrap(), "a".parse().unwrap()),
-            plan: PlanNo(seen.0 + 1),
-            hash: PlanHash(Digest::of_json(&seen)),
-            seen,
-        };
-        self.agent.execute(&step, &fence, &SecretValues::new()).await
-    }
-
     async fn execute(&self, action: Action) {
-        self.try_execute(action).await.unwrap();
+        execute(&self.agent, action).await;
     }
 
     async fn create(&self, name: &str, launch: Launch) {
@@ -144,15 +112,6 @@ impl<'a> Node<'a> {
     /// What a command says in the container of an instance.
     fn exec(&self, name: &str, command: &[&str]) -> String {
         self.engine.run(&[&["exec", &container(name)], command].concat())
-    }
-}
-
-fn creation(name: &str, launch: Launch) -> Action {
-    Action::Create {
-        instance: name.parse().unwrap(),
-        revision: ComponentHash(Digest::of_bytes(b"r")),
-        bindings: BindingsHash(Digest::of_bytes(b"b")),
-        launch: Box::new(launch),
     }
 }
 
@@ -237,7 +196,7 @@ async fn runs_go_on_without_us(engine: Engine) {
     node.agent = open(&node.directory);
     let seen = node.until("a", "ready", Instance::is_ready).await;
     assert_eq!((node.inspect("a", "{{.State.Pid}} {{.Id}}"), seen.restarts), (before, 0));
-    assert_eq!(node.effects().await, Effects(1), "the ledger is known");
+    assert_eq!(effects(&node.agent).await, Effects(1), "the ledger is known");
     node.remove("a").await;
     assert_eq!(engine.run(&["ps", "--all", "--quiet"]), "", "a removed container is gone");
 }
@@ -328,10 +287,10 @@ async fn an_engine_that_was_killed_comes_back(engine: Engine) {
     node.until("a", "ready", Instance::is_ready).await;
     engine.kill();
     // It is refused, or waits for the engine.
-    node.try_execute(creation("b", node.launch(&["sleep", "1000"]))).await.ok();
+    try_execute(&node.agent, creation("b", node.launch(&["sleep", "1000"]))).await.ok();
     engine.resume();
     let give_up = Instant::now() + PATIENCE;
-    while node.try_execute(creation("b", node.launch(&["sleep", "1000"]))).await.is_err() {
+    while try_execute(&node.agent, creation("b", node.launch(&["sleep", "1000"]))).await.is_err() {
         assert!(Instant::now() < give_up, "it is not used again");
         tokio::time::sleep(POLL).await;
     }
