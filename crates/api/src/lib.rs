@@ -13,6 +13,7 @@
 //! | `GET`, `PUT`, `PATCH`, `DELETE` of either with `/{name}` | one object; `dryRun=All`, `If-Match` |
 //! | `POST /projects/{project}/apply` | documents, as `plimsoll apply` sends them; `path=HASH` refuses any other plan |
 //! | `POST /projects/{project}/plan` | what applying them would do |
+//! | `POST /projects/{project}/deploy` | the bytes that images stand for, as `plimsoll ci deploy` sends them |
 //! | `PUT /projects/{project}/content/{digest}` | the bytes of a program |
 //! | `POST /projects/{project}/apps/{name}/operations` | what verbs write |
 //! | `GET /projects/{project}/apps/{name}/logs` | what its copies said; `follow=true` goes on |
@@ -27,8 +28,9 @@
 //! | `GET /whoami` | who the caller is, and in which projects what |
 //! | `GET /router` | where routes are served |
 //!
-//! Beside it: `/livez`, `/readyz`, `/metrics`, `/version`, `/openapi.json`. Every request but the first two shows a token. A project in which the caller has
-//! no role is answered as one that is not there.
+//! Beside it: `/livez`, `/readyz`, `/metrics`, `/version`, `/openapi.json`, and `/hooks`, where registries and pipelines say what
+//! has become of images. Every request but the first two and signed deliveries shows a token. A project in which the caller
+//! has no role is answered as one that is not there.
 //!
 //! Deliberately absent: any decision, and any state of its own.
 
@@ -36,6 +38,7 @@ mod access;
 mod conditions;
 mod derived;
 mod exec;
+mod hooks;
 mod kinds;
 mod limit;
 mod listen;
@@ -59,11 +62,12 @@ mod write;
 pub use access::WhoAmI;
 pub use derived::{EVENTS, Event, INSTANCES, Instance};
 pub use exec::{Channel, ExecEnd};
+pub use hooks::Deployments;
 pub use kinds::{Origin, Resource};
 pub use logs::LogEntry;
 pub use oidc::{CameBack, Issuer, LoggedIn, LoginPlace};
 pub use openapi::openapi;
-pub use plimsoll_server::{NewToken, Planned, identity};
+pub use plimsoll_server::{Deployed, NewToken, Planned, Wish, identity};
 pub use serve::{Certificate, End, Endpoint, Listen, ServeError, Serving, serve};
 pub use tls::{TlsError, TlsFiles};
 pub use usage::Usage;

@@ -445,7 +445,7 @@ fn fixed_paths() -> Map<String, Value> {
         (format!("{base}/rotate-key"), rotate()),
         (format!("{base}/login"), login()),
     ];
-    paths.into_iter().chain(verb_paths()).chain(copy_paths()).collect()
+    paths.into_iter().chain(verb_paths()).chain(image_paths()).chain(copy_paths()).collect()
 }
 
 fn flag(name: &str, description: &str) -> Value {
@@ -531,6 +531,91 @@ fn login() -> Value {
         item[operation]["security"] = json!([]);
     }
     item
+}
+
+/// Paths of what pipelines and registries say of images.
+fn image_paths() -> Vec<(String, Value)> {
+    let [dry_run, _, manager] = write_parameters();
+    let deploy = Operation::new("deploy", "Say which bytes the images of a repository stand for")
+        .with(&[in_path("project"), dry_run, manager, request_name()])
+        .body(&["application/json"], &wish())
+        .refuses(&[Sort::Conflict, Sort::Stale])
+        .answers(200, answer(&json!({"type": "object", "required": ["deployed"]})));
+    vec![
+        (format!("/apis/{API_VERSION}/projects/{{project}}/deploy"), json!({"post": deploy.build()})),
+        ("/hooks/registry".to_owned(), notice()),
+        ("/hooks/{project}/{name}".to_owned(), delivery()),
+    ]
+}
+
+/// What somebody wants deployed.
+fn wish() -> Value {
+    let text = json!({"type": "string"});
+    let commit = json!({
+        "type": "object",
+        "required": ["id", "at"],
+        "additionalProperties": false,
+        "properties": {"id": text, "at": {"type": "string", "format": "date-time"}},
+    });
+    json!({
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": false,
+        "properties": {
+            "image": {"type": "string", "description": "REPOSITORY@sha256:…"},
+            "app": text, "component": text, "commit": commit,
+            "rollback": {"type": "boolean", "description": "Deploy it though something newer was deployed before."},
+        },
+    })
+}
+
+/// What somebody else signs, beside the API's own paths and without a token.
+fn delivery() -> Value {
+    let moved = json!({
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": false,
+        "properties": {"image": {"type": "string"}},
+    });
+    let says = |kind: &str, data: &Value| {
+        json!({
+            "type": "object",
+            "required": ["type", "data"],
+            "properties": {"type": {"const": kind}, "data": data},
+        })
+    };
+    let body = json!({"oneOf": [says("deploy", &wish()), says("image.moved", &moved)]});
+    let post = Operation::new("deliver", "Take a delivery that is signed as Standard Webhooks says")
+        .with(&[
+            in_path("project"),
+            in_path("name"),
+            in_header("webhook-id", "Its name: the same one when it is sent again."),
+            in_header("webhook-timestamp", "When it was signed, in seconds since 1970 UTC."),
+            in_header("webhook-signature", "`v1,` and HMAC-SHA-256 of ID.TIMESTAMP.BODY in base64."),
+        ])
+        .body(&["application/json"], &body)
+        .refuses(&[Sort::Conflict]);
+    let mut item = json!({"post": post.answers(200, answer(&json!({"type": "object"}))).build()});
+    item["post"]["security"] = json!([]);
+    item
+}
+
+/// What registries send.
+fn notice() -> Value {
+    let target = json!({"type": "object", "properties": {"repository": {"type": ["string", "null"]}}});
+    let event = json!({
+        "type": "object",
+        "required": ["action", "target"],
+        "properties": {"action": {"type": "string"}, "target": target},
+    });
+    let body = json!({
+        "type": "object",
+        "required": ["events"],
+        "properties": {"events": {"type": "array", "items": event}},
+    });
+    let media = ["application/vnd.docker.distribution.events.v1+json", "application/json"];
+    let post = Operation::new("notice", "Look at images of which a registry says that they have moved");
+    json!({"post": post.body(&media, &body).answers(202, answer(&json!({"type": "object"}))).build()})
 }
 
 fn rotate() -> Value {

@@ -179,7 +179,7 @@ impl From<AccessError> for Problem {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::NoProject(_) => Self::new(Sort::NotFound, error.to_string()),
-            AccessError::Denied { .. } | AccessError::Platform(_) => {
+            AccessError::Denied { .. } | AccessError::Nowhere { .. } | AccessError::Platform(_) => {
                 Self::new(Sort::Forbidden, error.to_string())
             }
             AccessError::Store(error) => error.into(),

@@ -28,7 +28,7 @@ use crate::oidc::{Issuer, Login, Provider};
 use crate::problem::{Problem, Sort};
 use crate::tls::{TlsError, TlsFiles, acceptor};
 use crate::wire::API_VERSION;
-use crate::{access, exec, logs, objects, oidc, tokens, usage, verbs, whole, write};
+use crate::{access, exec, hooks, logs, objects, oidc, tokens, usage, verbs, whole, write};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -214,6 +214,7 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending, l
         .route("/tokens", get(objects::list_tokens).post(tokens::create))
         .route("/projects/{project}/apply", post(verbs::apply))
         .route("/projects/{project}/plan", post(verbs::plan))
+        .route("/projects/{project}/deploy", post(hooks::deploy))
         .route(
             "/projects/{project}/content/{digest}",
             put(verbs::put_content).layer(DefaultBodyLimit::max(LARGEST_PROGRAM)),
@@ -232,6 +233,7 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending, l
         .route("/version", get(version))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(async || Json(crate::openapi::openapi())))
+        .route("/hooks/registry", post(hooks::notice))
         .nest(&format!("/apis/{API_VERSION}"), guarded)
         .fallback(async || Problem::not_found("such path"))
         .method_not_allowed_fallback(async || {
@@ -244,6 +246,8 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending, l
     let open = Router::new()
         .route(&format!("/apis/{API_VERSION}/login"), get(oidc::place).post(oidc::login))
         .layer(Extension(login))
+        // A delivery is signed.
+        .route("/hooks/{project}/{name}", post(hooks::deliver))
         .layer(Extension(limits.clone()));
     Router::new()
         .route("/livez", get(async || "ok"))

@@ -212,6 +212,6 @@ pub(crate) async fn operate(
             }
         }
     };
-    server.operate(&caller, &app, &terms, change).await?;
+    server.operate(&caller, &app, Action::Operate, &terms, change).await?;
     Ok(Json(answer).into_response())
 }

@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use hyper::Response;
 use hyper::body::Bytes;
 use plimsoll_api::{
-    CameBack, Endpoint, INSTANCES, Instance, LogEntry, LoggedIn, NewToken, Operation, Planned, Usage, WhoAmI,
+    CameBack, Deployed, Deployments, Endpoint, INSTANCES, Instance, LogEntry, LoggedIn, NewToken, Operation,
+    Planned, Usage, WhoAmI, Wish,
 };
 use plimsoll_manifest::Document;
 use plimsoll_model::audit::AuditRecord;
@@ -351,6 +352,19 @@ impl Client {
             text.push(b'\n');
         }
         Ok(text)
+    }
+
+    /// Says which bytes the images of a repository stand for.
+    pub(crate) fn deploy(
+        &self,
+        project: &ProjectName,
+        wish: &Wish,
+        dry_run: bool,
+    ) -> anyhow::Result<Vec<Deployed>> {
+        let query = if dry_run { "?dryRun=All" } else { "" };
+        let path = format!("{BASE}/projects/{project}/deploy{query}");
+        let answer = self.send("POST", &path, &serde_json::to_vec(wish)?)?;
+        Ok(serde_json::from_value::<Deployments>(answer)?.deployed)
     }
 
     /// Carries out a verb.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use plimsoll_model::id::{ComponentHash, ComponentName, ObjectName};
+use plimsoll_model::id::{CommitId, ComponentHash, ComponentName, ObjectName};
 use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::object::Timestamp;
-use plimsoll_model::revision::{AppRevision, ComponentRevision, PinnedImage};
+use plimsoll_model::revision::{AppRevision, Chosen, ComponentRevision, PinnedImage};
 use plimsoll_model::{App, Kind as _, Object};
 use serde_json::Value;
 
@@ -67,9 +67,13 @@ fn ledger(app: &Object<App>, revisions: &[(Timestamp, AppRevision)]) -> Vec<Vec<
             if known == Some(pinned) {
                 continue;
             }
-            let why = match before.and_then(|before| before.images.get(name)) {
-                Some(before) if before == image => "its tag moved",
-                _ => "declared",
+            let named = before.and_then(|before| before.images.get(name));
+            let why = match (revision.chosen.get(name), named) {
+                (Some(Chosen::Deployed { commit: Some(commit) }), _) => format!("commit {}", short(commit)),
+                (Some(Chosen::Deployed { commit: None }), _) => "deployed".to_owned(),
+                (Some(Chosen::Version { tag }), _) => format!("version {tag}"),
+                (None, Some(named)) if named == image => "its tag moved".to_owned(),
+                (None, _) => "declared".to_owned(),
             };
             rows.push(vec![
                 app.meta.key.name.to_string(),
@@ -78,12 +82,17 @@ fn ledger(app: &Object<App>, revisions: &[(Timestamp, AppRevision)]) -> Vec<Vec<
                 ago(made.0),
                 image.to_string().split('@').next().unwrap_or_default().to_owned(),
                 pinned.digest.short(),
-                why.to_owned(),
+                why,
                 state(app, name, pinned, revisions),
             ]);
         }
     }
     rows
+}
+
+/// As much of a commit's name as people need.
+fn short(commit: &CommitId) -> &str {
+    commit.as_str().get(..12).unwrap_or(commit.as_str())
 }
 
 /// What became of the bytes that a revision of a component pinned: other revisions may have the same.

@@ -5,6 +5,7 @@
 
 mod backup;
 mod bundle;
+mod ci;
 mod client;
 mod complete;
 mod config;
@@ -89,6 +90,9 @@ enum Command {
     Top(top::Top),
     /// Print which bytes the images of Apps stood for, since when and why
     Images(images::Images),
+    /// What pipelines say: deploy what was built
+    #[command(subcommand)]
+    Ci(ci::Ci),
     /// Wait until an App runs as declared
     Wait(verbs::WaitCommand),
     /// Run so many copies of a component, whatever its declaration says
@@ -238,6 +242,7 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Cp(cp) => cp.run(),
         Command::Top(top) => top.run(),
         Command::Images(images) => images.run(),
+        Command::Ci(ci) => ci.run(),
         Command::Wait(wait) => wait.run(),
         Command::Scale(scale) => scale.run(),
         Command::Stop(of) => verbs::power(&of, Power::Off),

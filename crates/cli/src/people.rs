@@ -193,7 +193,7 @@ pub(crate) enum TokenCommand {
         /// It is good for these projects only
         #[arg(long, value_name = "PROJECT", value_delimiter = ',')]
         only_projects: Vec<ProjectName>,
-        /// It is good for this only: read, write, manage
+        /// It is good for this only: read, deploy, write, manage
         #[arg(long, value_name = "VERB", value_delimiter = ',', value_parser = verb)]
         only_verbs: Vec<Verb>,
         /// It ends after this time; `never` for one that does not
@@ -224,7 +224,7 @@ pub(crate) enum TokenCommand {
 pub(crate) struct Lifetime(Option<Span>);
 
 fn verb(text: &str) -> Result<Verb, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "choose read, write or manage".to_owned())
+    serde_json::from_value(json!(text)).map_err(|_| "choose read, deploy, write or manage".to_owned())
 }
 
 fn lifetime(text: &str) -> Result<Lifetime, String> {

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::Subcommand;
 use plimsoll_api::Operation;
 use plimsoll_manifest::{Declared, Document, Metadata};
-use plimsoll_model::id::ComponentName;
+use plimsoll_model::id::{ComponentName, ProjectName};
 use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::revision::AppRevision;
 use plimsoll_model::update::Follow;
@@ -73,8 +73,12 @@ fn rejected(app: &Object<App>, revision: &AppRevision) -> BTreeSet<ComponentName
 }
 
 /// An App's revisions, the oldest first.
-fn revisions(client: &Client, of: &OfApp, app: &Object<App>) -> anyhow::Result<Vec<AppRevision>> {
-    let all = client.list(Some(&of.place.project()), AppRevisions::PLURAL)?;
+pub(crate) fn revisions(
+    client: &Client,
+    project: &ProjectName,
+    app: &Object<App>,
+) -> anyhow::Result<Vec<AppRevision>> {
+    let all = client.list(Some(project), AppRevisions::PLURAL)?;
     let own = all.into_iter().filter(|it| it["metadata"]["owner"] == app.meta.uid.as_str());
     let mut own = own
         .map(|mut it| serde_json::from_value(it["spec"].take()))
@@ -88,7 +92,7 @@ fn history(of: &OfApp) -> anyhow::Result<Ended> {
     println!("REVISION  COMPONENTS");
     let client = of.place.client()?;
     let app = client.app(&of.place.app(&of.app))?;
-    for revision in revisions(&client, of, &app)? {
+    for revision in revisions(&client, &of.place.project(), &app)? {
         let (hashes, rejected) = (revision.hashes(), rejected(&app, &revision));
         let named = hashes.iter().map(|(name, hash)| {
             let verdict = if rejected.contains(name) { " (rejected)" } else { "" };
@@ -121,7 +125,7 @@ fn with_pins(revision: &AppRevision) -> AppSpec {
 fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     let client = of.place.client()?;
     let app = client.app(&of.place.app(&of.app))?;
-    let revisions = revisions(&client, of, &app)?;
+    let revisions = revisions(&client, &of.place.project(), &app)?;
     let known: Vec<String> = revisions.iter().map(|it| it.number.to_string()).collect();
     let wanted = match to {
         Some(number) => revisions.iter().find(|it| it.number.0 == number),

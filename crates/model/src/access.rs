@@ -28,7 +28,7 @@ impl Role {
     pub fn allows(self, verb: Verb) -> bool {
         match verb {
             Verb::Read => true,
-            Verb::Write => self >= Self::Deployer,
+            Verb::Deploy | Verb::Write => self >= Self::Deployer,
             Verb::Manage => self >= Self::Admin,
         }
     }
@@ -49,6 +49,8 @@ impl fmt::Display for Role {
 pub enum Verb {
     /// Look at them and at what their copies say.
     Read,
+    /// Say which bytes the images of Apps stand for, of the repositories that they declare.
+    Deploy,
     /// Declare, operate and delete them.
     Write,
     /// Change the project's members, and tokens for it.
@@ -58,6 +60,7 @@ impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Read => "read",
+            Self::Deploy => "deploy",
             Self::Write => "write",
             Self::Manage => "manage",
         })
@@ -81,15 +84,21 @@ impl Restriction {
     /// Whether it leaves something to be done in a project.
     pub fn admits(&self, project: &ProjectName, verb: Verb) -> bool {
         (self.projects.is_empty() || self.projects.contains(project))
-            && (self.verbs.is_empty() || self.verbs.contains(&verb))
+            && (self.verbs.is_empty() || self.verbs.contains(&verb) || self.implies(verb))
+    }
+
+    /// Whoever may declare an image may say which bytes of it.
+    fn implies(&self, verb: Verb) -> bool {
+        verb == Verb::Deploy && self.verbs.contains(&Verb::Write)
     }
 
     /// Whether whoever has this token may give out one that is restricted like the other.
     pub fn covers(&self, other: &Self) -> bool {
-        fn within<T: Ord>(own: &BTreeSet<T>, other: &BTreeSet<T>) -> bool {
-            own.is_empty() || (!other.is_empty() && other.is_subset(own))
-        }
-        within(&self.projects, &other.projects) && within(&self.verbs, &other.verbs)
+        let projects = self.projects.is_empty()
+            || (!other.projects.is_empty() && other.projects.is_subset(&self.projects));
+        let has = |verb: &Verb| self.verbs.contains(verb) || self.implies(*verb);
+        let verbs = self.verbs.is_empty() || (!other.verbs.is_empty() && other.verbs.iter().all(has));
+        projects && verbs
     }
 }
 
@@ -230,6 +239,7 @@ mod tests {
         let (all, p) = (only(&[], &[]), only(&["p"], &[Verb::Read, Verb::Write]));
         assert!(all.covers(&all) && all.covers(&p) && p.covers(&p));
         assert!(p.covers(&only(&["p"], &[Verb::Read])));
+        assert!(p.covers(&only(&["p"], &[Verb::Deploy])) && !only(&["p"], &[Verb::Deploy]).covers(&p));
         assert!(!p.covers(&all) && !p.covers(&only(&["p", "q"], &[Verb::Read])));
         assert!(!p.covers(&only(&["p"], &[])) && !p.covers(&only(&["p"], &[Verb::Manage])));
         let (project, other) = ("p".parse().unwrap(), "q".parse().unwrap());

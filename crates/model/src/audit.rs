@@ -52,6 +52,8 @@ pub enum Action {
     Change,
     /// Change what is said of it beside its declaration: scale, stop, restart, retry.
     Operate,
+    /// Say which bytes its images stand for.
+    Deploy,
     /// Delete it.
     Delete,
     /// Give it up while a target of it does not answer.
@@ -78,6 +80,7 @@ impl fmt::Display for Action {
             Self::Create => "create",
             Self::Change => "change",
             Self::Operate => "operate",
+            Self::Deploy => "deploy",
             Self::Delete => "delete",
             Self::Abandon => "abandon",
             Self::Exec => "exec",

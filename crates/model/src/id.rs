@@ -74,6 +74,17 @@ fn is_qualified(text: &str) -> bool {
         && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
+const COMMIT_RULE: &str =
+    "use 1 to 128 letters, digits, '.', '_', '+', '/' or '-', beginning with a letter or digit";
+const COMMIT_PATTERN: &str = "^[0-9A-Za-z][0-9A-Za-z._+/-]{0,127}$";
+
+fn is_commit(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=128).contains(&bytes.len())
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._+/-".contains(b))
+}
+
 const MANAGER_RULE: &str = "use 1 to 128 visible ASCII characters";
 const MANAGER_PATTERN: &str = "^[!-~]{1,128}$";
 
@@ -175,6 +186,10 @@ text_type!(
 text_type!(
     /// Who sets fields of an object: a person's tool, or a program.
     ManagerName, "field manager", is_manager, MANAGER_RULE, MANAGER_PATTERN
+);
+text_type!(
+    /// A commit of a repository: a hash, or whatever names one there.
+    CommitId, "commit", is_commit, COMMIT_RULE, COMMIT_PATTERN
 );
 text_type!(
     /// A person or a program that uses the API: a name or an address of electronic mail.

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, InvalidName};
+use crate::version::VersionRange;
 
 /// Where an image comes from when its reference names no registry.
 const USUAL_REGISTRY: &str = "docker.io";
@@ -36,6 +37,24 @@ pub struct Repository {
     path: String,
 }
 
+/// What a registry is asked for: which bytes a tag leads to, or which is the newest version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sought {
+    /// The image as Apps name it.
+    pub image: ImageRef,
+    /// The versions one of which takes the place of the image's tag.
+    pub range: Option<VersionRange>,
+}
+
+impl fmt::Display for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.range {
+            Some(range) => write!(f, "{} {range}", self.image),
+            None => self.image.fmt(f),
+        }
+    }
+}
+
 impl ImageRef {
     /// The repository.
     pub fn repository(&self) -> &Repository {
@@ -49,6 +68,19 @@ impl ImageRef {
             (None, None) => Some(USUAL_TAG),
             (None, Some(_)) => None,
         }
+    }
+
+    /// Whether a tag is written.
+    pub fn has_tag(&self) -> bool {
+        self.tag.is_some()
+    }
+
+    /// Another tag of the same repository.
+    ///
+    /// # Errors
+    /// [`InvalidName`] for what no tag is.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, InvalidName> {
+        format!("{}:{tag}", self.repository).parse()
     }
 
     /// The digest, if it is written: nothing else is meant then, whatever the tag.

@@ -13,8 +13,10 @@ use crate::image::ImageRef;
 use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
+use crate::secret::SecretRef;
 use crate::status::AppStatus;
 use crate::step::{Plan, Scope};
+use crate::version::VersionRange;
 
 /// Declares the marker type of a kind.
 macro_rules! kind {
@@ -122,9 +124,25 @@ pub struct ProjectSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1000))]
     pub members: BTreeMap<UserName, Role>,
+    /// Ways in for other systems, which need no token: `POST /hooks/PROJECT/NAME`, each by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 100))]
+    pub hooks: BTreeMap<ObjectName, Hook>,
     /// How much its Apps may declare together; only administrators of the platform change it.
     #[serde(default, skip_serializing_if = "Quota::is_empty")]
     pub quota: Quota,
+}
+
+/// A way in for another system: it may announce images, and deploy them to Apps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hook {
+    /// What both sides know: deliveries are signed with it.
+    pub secret: SecretRef,
+    /// The Apps that it may deploy to; all of the project without any.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub apps: BTreeSet<ObjectName>,
 }
 
 /// A sum that whoever changes an amount keeps, or drops.
@@ -320,6 +338,12 @@ pub struct ClaimSpec {
 pub struct ImageSpec {
     /// The image as Apps name it.
     pub image: ImageRef,
+    /// The versions one of which takes the place of the image's tag, if versions are followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<VersionRange>,
+    /// The tag of the newest of these versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// The digest its tag leads to; absent until a registry or an engine has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,

@@ -30,6 +30,7 @@ pub mod step;
 pub mod template;
 pub mod update;
 pub mod validate;
+pub mod version;
 pub mod wait;
 pub mod world;
 

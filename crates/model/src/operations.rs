@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ComponentName, ObjectName};
+use crate::id::{CommitId, ComponentName, Digest, ObjectName};
+use crate::image::ImageRef;
+use crate::object::Timestamp;
 
 /// A person's standing instructions for an App.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +30,35 @@ pub struct Operations {
     /// which this does not lift.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retry: BTreeMap<ComponentName, ObjectName>,
+    /// `ci deploy`: the bytes that a component's image stands for, by component.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deploys: BTreeMap<ComponentName, Deploy>,
+}
+
+/// The bytes that somebody, most often a pipeline, has named for an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Deploy {
+    /// The declaration's image at that time. Once another one is declared, this is over.
+    pub of: ImageRef,
+    /// When the tag of that image was seen to move last, for a component that follows it. Once it moves again, this is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Timestamp>,
+    /// The bytes: the digest of a manifest or index.
+    pub digest: Digest,
+    /// What they were built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
+}
+
+/// What an image was built from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Commit {
+    /// Its name in its repository.
+    pub id: CommitId,
+    /// When it was committed: what is older does not take the place of what is newer.
+    pub at: Timestamp,
 }
 
 /// Whether the App's copies should run at all.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{AppSpec, EnvValue, FileContent, Resources, Security, Volume};
 use crate::health::Health;
-use crate::id::{ComponentHash, ComponentName, Digest, KeyName, PartName, RevisionNo, Uid};
+use crate::id::{CommitId, ComponentHash, ComponentName, Digest, KeyName, PartName, RevisionNo, Uid};
 use crate::image::{ImageRef, Repository};
 use crate::quantity::Span;
 
@@ -141,6 +141,25 @@ pub struct AppRevision {
     /// The images as they were named when the components' images were pinned.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub images: BTreeMap<ComponentName, ImageRef>,
+    /// How images were pinned, where their names alone do not say it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub chosen: BTreeMap<ComponentName, Chosen>,
+}
+
+/// How an image was pinned to other bytes than those that its tag leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Chosen {
+    /// Somebody named them.
+    Deployed {
+        /// What they were built from, as far as that was said.
+        commit: Option<CommitId>,
+    },
+    /// They were the newest version.
+    Version {
+        /// Its tag.
+        tag: String,
+    },
 }
 
 impl AppRevision {

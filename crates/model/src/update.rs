@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::Span;
+use crate::version::VersionRange;
 
 /// The update policy of one component. It is not part of the component revision: changing it rolls nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +53,14 @@ impl ImageUpdate {
         *self == Self::default()
     }
 
+    /// The versions that are followed, if versions are.
+    pub fn range(&self) -> Option<&VersionRange> {
+        match &self.follow {
+            Follow::Semver(range) => Some(range),
+            Follow::None | Follow::Digest => None,
+        }
+    }
+
     /// Time between two questions.
     pub fn every(&self) -> Span {
         self.every.unwrap_or(Span::seconds(300))
@@ -59,7 +68,7 @@ impl ImageUpdate {
 }
 
 /// Whether what a tag leads to is rolled out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Follow {
     /// What the tag led to when the declaration was first resolved stays.
@@ -67,6 +76,8 @@ pub enum Follow {
     None,
     /// Whenever the tag leads to another digest, that is rolled out.
     Digest,
+    /// The newest of these versions that the repository has is rolled out, whatever digest its tag leads to.
+    Semver(VersionRange),
 }
 
 /// In which manner copies are replaced.

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::app::{AppSpec, Component, EnvValue, FileContent, Program, Route};
 use crate::health::{Health, Probe};
 use crate::id::{ComponentName, PartName};
+use crate::image::ImageRef;
 use crate::template::{self, Part};
 use crate::update::{Follow, ImageUpdate, Strategy};
 
@@ -269,12 +270,18 @@ fn image(check: &mut Check<'_>, it: &Component) {
             .fail_with("a registry is asked every 10s at most", "every: 1m");
     }
     let is_pinned = it.image.as_ref().is_some_and(|image| image.digest().is_some());
+    let mut follow = check.at("update");
+    let mut follow = follow.at("image");
+    let mut follow = follow.at("follow");
     if is_pinned && it.update.image.follow != Follow::None {
-        check
-            .at("update")
-            .at("image")
-            .at("follow")
-            .fail("a digest leads to the same bytes for ever: name a tag");
+        follow.fail("a digest leads to the same bytes for ever: name a tag");
+    } else if it.update.image.range().is_some() {
+        if it.image.as_ref().is_some_and(ImageRef::has_tag) {
+            follow.fail("the range chooses among all tags: leave the tag of `image` out");
+        }
+        if it.image.as_ref().is_some_and(|image| image.repository().is_of_this_machine()) {
+            follow.fail("an engine does not say which versions it has: name a registry");
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::id::{Digest, InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
-use plimsoll_model::image::ImageRef;
+use plimsoll_model::image::Sought;
 use plimsoll_model::kind::TargetSpec;
-use plimsoll_model::object::{Generation, ObjectKey};
+use plimsoll_model::object::{Generation, ObjectKey, Timestamp};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::AppRevision;
@@ -71,7 +71,7 @@ pub struct Context {
     /// A circle of relations between Apps that this App is part of.
     pub cycle: Option<Vec<ObjectName>>,
     /// What the tags of images lead to, as far as that is known.
-    pub images: BTreeMap<ImageRef, ImageView>,
+    pub images: BTreeMap<Sought, ImageView>,
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
@@ -102,6 +102,10 @@ impl Context {
 pub struct ImageView {
     /// The digest its tag leads to.
     pub digest: Option<Digest>,
+    /// That tag, where it was chosen among versions.
+    pub tag: Option<String>,
+    /// When that was found: compared only, to tell one finding from another.
+    pub since: Option<Timestamp>,
     /// Why the latest question has no answer.
     pub problem: Option<String>,
 }

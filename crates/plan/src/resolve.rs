@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use plimsoll_model::AppSpec;
 use plimsoll_model::app::{Component, Program};
 use plimsoll_model::id::{ComponentName, RevisionNo, TargetName};
-use plimsoll_model::image::ImageRef;
+use plimsoll_model::image::{ImageRef, Sought};
 use plimsoll_model::kind::{Programs, TargetSpec};
+use plimsoll_model::operations::Deploy;
 use plimsoll_model::quantity::Span;
-use plimsoll_model::revision::{AppRevision, ComponentRevision, Content, PinnedImage};
+use plimsoll_model::revision::{AppRevision, Chosen, ComponentRevision, Content, PinnedImage};
 use plimsoll_model::update::Follow;
 use plimsoll_model::wait::{Reason, Wait};
 
@@ -17,23 +18,34 @@ use crate::input::{ImageView, Input};
 /// How long a person may take to complete a declaration before the App counts as stalled.
 pub(crate) const PERSON_DEADLINE: Span = Span::seconds(60);
 
-/// Images by their references, for each component that runs in one.
-type Images = BTreeMap<ComponentName, ImageRef>;
+/// What a declaration amounts to on a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// What each component runs.
+    pub components: BTreeMap<ComponentName, ComponentRevision>,
+    /// Images by their references, for each component that runs in one.
+    pub images: BTreeMap<ComponentName, ImageRef>,
+    /// How they were pinned, where the reference does not say it.
+    pub chosen: BTreeMap<ComponentName, Chosen>,
+}
 
-/// What tags lead to: now, and when the App was last resolved.
+/// What tags lead to: now, and when the App was last resolved; and what was deployed instead.
 #[derive(Debug, Clone, Copy)]
 pub struct Tags<'a> {
     /// Now.
-    pub now: &'a BTreeMap<ImageRef, ImageView>,
+    pub now: &'a BTreeMap<Sought, ImageView>,
     /// The latest App revision.
     pub last: Option<&'a AppRevision>,
+    /// The bytes that somebody has named, by component.
+    pub deploys: &'a BTreeMap<ComponentName, Deploy>,
 }
 
 /// Nothing is known of any tag.
 impl Default for Tags<'_> {
     fn default() -> Self {
-        static NONE: BTreeMap<ImageRef, ImageView> = BTreeMap::new();
-        Self { now: &NONE, last: None }
+        static NOTHING_KNOWN: BTreeMap<Sought, ImageView> = BTreeMap::new();
+        static NOTHING_DEPLOYED: BTreeMap<ComponentName, Deploy> = BTreeMap::new();
+        Self { now: &NOTHING_KNOWN, last: None, deploys: &NOTHING_DEPLOYED }
     }
 }
 
@@ -46,33 +58,53 @@ pub fn resolve(
     target: &TargetName,
     target_spec: Option<&TargetSpec>,
     tags: Tags<'_>,
-) -> Result<(BTreeMap<ComponentName, ComponentRevision>, Images), Vec<Wait>> {
+) -> Result<Resolved, Vec<Wait>> {
     let Some(target_spec) = target_spec else {
         let reason = Reason::TargetMissing { target: target.clone() };
         return Err(vec![Wait::new(None, reason, PERSON_DEADLINE)]);
     };
-    let (mut revisions, mut images) = (BTreeMap::new(), Images::new());
-    let mut waits = Vec::new();
+    let (mut all, mut waits) = (Resolved::default(), Vec::new());
     for (name, component) in &spec.components {
         let resolved = image_of(component, target, target_spec).and_then(|image| {
             let pinned = image.map(|image| pin(name, image, component, tags)).transpose()?;
+            let (pinned, chosen) = pinned.unzip();
             let revision = component_revision(component, target, target_spec, pinned)?;
-            Ok((revision, image))
+            Ok((revision, image, chosen.flatten()))
         });
         match resolved {
-            Ok((revision, image)) => {
-                images.extend(image.map(|image| (name.clone(), image.clone())));
-                revisions.insert(name.clone(), revision);
+            Ok((revision, image, chosen)) => {
+                all.images.extend(image.map(|image| (name.clone(), image.clone())));
+                all.chosen.extend(chosen.map(|chosen| (name.clone(), chosen)));
+                all.components.insert(name.clone(), revision);
             }
             Err(reason) => waits.push(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE)),
         }
     }
-    if waits.is_empty() { Ok((revisions, images)) } else { Err(waits) }
+    if waits.is_empty() { Ok(all) } else { Err(waits) }
 }
 
-/// The images that a declaration needs on a target, whether or not they can be had.
-pub fn images<'a>(spec: &'a AppSpec, target: &'a TargetSpec) -> impl Iterator<Item = &'a ImageRef> {
-    spec.components.values().filter_map(|component| wanted_image(component, target))
+/// What a declaration needs to know of images on a target, whether or not that can be had.
+pub fn sought<'a>(spec: &'a AppSpec, target: &'a TargetSpec) -> impl Iterator<Item = Sought> + 'a {
+    let images = spec.components.values().filter_map(|it| Some((it, wanted_image(it, target)?)));
+    images.filter(|(_, image)| image.digest().is_none()).map(|(it, image)| seek(it, image))
+}
+
+/// What is asked of an image for a component.
+fn seek(component: &Component, image: &ImageRef) -> Sought {
+    Sought { image: image.clone(), range: component.update.image.range().cloned() }
+}
+
+/// A deployment for a component that still holds: its declaration names the same image, and if it follows that, nothing
+/// else was found since.
+fn holding<'a>(
+    deploy: Option<&'a Deploy>,
+    component: &Component,
+    image: &ImageRef,
+    view: Option<&ImageView>,
+) -> Option<&'a Deploy> {
+    let found = view.and_then(|view| view.since);
+    let is_over = |deploy: &Deploy| component.update.image.follow != Follow::None && deploy.over != found;
+    deploy.filter(|deploy| deploy.of == *image && !is_over(deploy))
 }
 
 fn wanted_image<'a>(component: &'a Component, target: &'a TargetSpec) -> Option<&'a ImageRef> {
@@ -98,27 +130,35 @@ fn image_of<'a>(
     }
 }
 
-/// Which bytes an image's reference stands for. What was pinned stays, unless the reference changed or the component
-/// follows its tag; a registry that says nothing changes nothing.
+/// Which bytes an image's reference stands for: what was deployed, or what is written. What was pinned stays otherwise,
+/// unless the reference changed or the component follows its tag; a registry that says nothing changes nothing.
 fn pin(
     name: &ComponentName,
     image: &ImageRef,
     component: &Component,
     tags: Tags<'_>,
-) -> Result<PinnedImage, Reason> {
-    let before = tags.last.filter(|last| last.images.get(name) == Some(image));
-    let before = before.and_then(|last| last.components.get(name)?.image.as_ref()).map(|it| it.digest);
-    let view = tags.now.get(image);
-    let now = view.and_then(|view| view.digest);
-    let digest = image.digest().or_else(|| match component.update.image.follow {
+) -> Result<(PinnedImage, Option<Chosen>), Reason> {
+    let last = tags.last.filter(|last| last.images.get(name) == Some(image));
+    let before = last.and_then(|last| last.components.get(name)?.image.as_ref()).map(|it| it.digest);
+    let before = before.map(|digest| (digest, last.and_then(|last| last.chosen.get(name).cloned())));
+    let view = tags.now.get(&seek(component, image));
+    let version = view.and_then(|view| view.tag.clone()).map(|tag| Chosen::Version { tag });
+    let now = view.and_then(|view| view.digest).map(|digest| (digest, version));
+    let deployed = holding(tags.deploys.get(name), component, image, view).map(|it| {
+        let commit = it.commit.as_ref().map(|commit| commit.id.clone());
+        (it.digest, Some(Chosen::Deployed { commit }))
+    });
+    let written = || image.digest().map(|digest| (digest, None));
+    let pinned = deployed.or_else(written).or_else(|| match component.update.image.follow {
         Follow::None => before.or(now),
-        Follow::Digest => now.or(before),
+        Follow::Digest | Follow::Semver(_) => now.or(before),
     });
     let unresolved = || Reason::ImageUnresolved {
         image: Box::new(image.clone()),
         why: view.and_then(|view| view.problem.clone()),
     };
-    Ok(PinnedImage { repository: image.repository().clone(), digest: digest.ok_or_else(unresolved)? })
+    let (digest, chosen) = pinned.ok_or_else(unresolved)?;
+    Ok((PinnedImage { repository: image.repository().clone(), digest }, chosen))
 }
 
 fn component_revision(
@@ -191,9 +231,13 @@ impl Resolution {
             return Self { number: last, ..Self::default() };
         }
         let context = &input.context;
-        let tags = Tags { now: &context.images, last: last.and_then(|no| context.revisions.get(&no)) };
+        let tags = Tags {
+            now: &context.images,
+            last: last.and_then(|no| context.revisions.get(&no)),
+            deploys: &input.operations.deploys,
+        };
         let resolved = resolve(&input.spec, &context.target, context.target_spec.as_ref(), tags);
-        let (components, images) = match resolved {
+        let Resolved { components, images, chosen } = match resolved {
             Ok(resolved) => resolved,
             Err(waits) => return Self { number: last, waits, ..Self::default() },
         };
@@ -208,7 +252,57 @@ impl Resolution {
             declaration: input.spec.clone(),
             components: components.clone(),
             images,
+            chosen,
         };
         Self { components, number: Some(number), new: Some(new), waits: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_model::id::Digest;
+    use plimsoll_model::object::Timestamp;
+    use plimsoll_model::operations::Commit;
+
+    use super::*;
+
+    fn digest(word: &str) -> Digest {
+        Digest::of_bytes(word.as_bytes())
+    }
+
+    /// What `main` is pinned to: declared with an image and a way to follow it, found at some time, and deployed to.
+    fn pinned(image: &str, follow: Follow, found: Option<(&str, u64)>, deploy: &Deploy) -> Option<Digest> {
+        let image: ImageRef = image.parse().unwrap();
+        let mut component = Component { image: Some(image.clone()), ..Component::default() };
+        component.update.image.follow = follow;
+        let view = found.map(|(word, since)| ImageView {
+            digest: Some(digest(word)),
+            since: Some(Timestamp(since)),
+            ..ImageView::default()
+        });
+        let now = view.map(|view| (seek(&component, &image), view)).into_iter().collect();
+        let name: ComponentName = "main".parse().unwrap();
+        let deploys = BTreeMap::from([(name.clone(), deploy.clone())]);
+        let tags = Tags { now: &now, last: None, deploys: &deploys };
+        pin(&name, &image, &component, tags).ok().map(|(pinned, _)| pinned.digest)
+    }
+
+    #[test]
+    fn what_was_deployed_holds_until_another_image_is_declared_or_the_followed_tag_moves() {
+        let commit = Some(Commit { id: "c1".parse().unwrap(), at: Timestamp(1) });
+        let of = "r.example/app:1".parse().unwrap();
+        let deploy = Deploy { of, over: Some(Timestamp(5)), digest: digest("deployed"), commit };
+        let (deployed, found) = (Some(digest("deployed")), Some(digest("found")));
+        let tag = Some(("found", 5));
+        assert_eq!(pinned("r.example/app:1", Follow::None, None, &deploy), deployed);
+        assert_eq!(pinned("r.example/app:1", Follow::None, Some(("found", 9)), &deploy), deployed);
+        assert_eq!(pinned("r.example/app:1", Follow::Digest, tag, &deploy), deployed);
+        assert_eq!(pinned("r.example/app:1", Follow::Digest, Some(("found", 9)), &deploy), found);
+        assert_eq!(pinned("r.example/app:2", Follow::None, tag, &deploy), found);
+        assert_eq!(pinned("r.example/app:2", Follow::None, None, &deploy), None);
+        let written = format!("r.example/app:1@sha256:{}", digest("written"));
+        assert_eq!(pinned(&written, Follow::None, tag, &deploy), Some(digest("written")));
+        let over = Deploy { of: written.parse().unwrap(), ..deploy };
+        assert_eq!(pinned(&written, Follow::None, tag, &over), deployed);
     }
 }

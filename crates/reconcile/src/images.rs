@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use plimsoll_engine::{Clock, Fut, Hints};
 use plimsoll_model::id::{Digest, ObjectName, ProjectName};
-use plimsoll_model::image::ImageRef;
+use plimsoll_model::image::{ImageRef, Sought};
 use plimsoll_model::kind::{EarlierImage, Image, ImageSpec};
 use plimsoll_model::update::Follow;
 use plimsoll_model::wait::Reason;
@@ -20,6 +20,7 @@ use plimsoll_model::{App, Attached, Object, ObjectKey};
 use plimsoll_store::{
     Batch, Change, ChangeKind, New, Query, ResumeToken, Row, Scope, Store, StoreError, decode,
 };
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::hints::every_app;
@@ -35,6 +36,12 @@ const RETRY_LONGEST: Duration = Duration::from_mins(5);
 /// How long an answer is good for those who come later, while nobody follows the image.
 const GOOD_FOR: Duration = Duration::from_mins(1);
 
+/// Time between two questions that somebody asks for.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Looks that wait.
+const LOOKS: usize = 1024;
+
 /// Questions under way at the same time.
 const TOGETHER: usize = 32;
 
@@ -43,9 +50,32 @@ const KEPT: usize = 20;
 
 /// Who knows what tags lead to.
 pub trait ImageSource: Send + Sync + 'static {
-    /// The digest that an image's tag leads to now, or why nobody says so, as a sentence that does not change while
+    /// What a tag leads to now, or the newest version, or why nobody says so, as a sentence that does not change while
     /// nothing else does.
-    fn digest<'a>(&'a self, image: &'a ImageRef) -> Fut<'a, Result<Digest, String>>;
+    fn find<'a>(&'a self, sought: &'a Sought) -> Fut<'a, Result<Found, String>>;
+
+    /// Whether there is such an image, by its digest if it has one.
+    fn has<'a>(&'a self, image: &'a ImageRef) -> Fut<'a, Result<bool, Unsaid>>;
+}
+
+/// Why nobody says whether there is an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsaid {
+    /// Whoever knows does not answer now.
+    #[error("{0}")]
+    Away(String),
+    /// Whoever knows does not tell us.
+    #[error("{0}")]
+    Never(String),
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The tag, where it was chosen among versions.
+    pub tag: Option<String>,
+    /// The digest that it leads to.
+    pub digest: Digest,
 }
 
 /// Finds out what images are.
@@ -55,8 +85,38 @@ pub struct Images {
     clock: Arc<dyn Clock>,
     hints: Hints,
     /// What each App wants, to find it again when it wants something else.
-    wanted: BTreeMap<ObjectKey, BTreeSet<ImageRef>>,
-    asked: BTreeMap<ImageRef, Asked>,
+    wanted: BTreeMap<ObjectKey, BTreeSet<Sought>>,
+    asked: BTreeMap<Sought, Asked>,
+    /// Images that somebody says have moved.
+    looks: mpsc::Receiver<Look>,
+}
+
+/// Somebody says that an image has moved: whoever wants it in these projects is to know now. It is a hint, nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// The registry; any without one, for what a registry is called depends on who asks it.
+    pub registry: Option<String>,
+    /// The path of its repository there.
+    pub path: String,
+    /// The projects that may hear of it; all of them without a set.
+    pub projects: Option<BTreeSet<ProjectName>>,
+}
+
+/// Asks for looks at images. Clones ask the same watcher.
+#[derive(Debug, Clone)]
+pub struct Looks(mpsc::Sender<Look>);
+
+impl Looks {
+    /// The asking end, and what [`Images`] takes.
+    pub fn new() -> (Self, mpsc::Receiver<Look>) {
+        let (sender, receiver) = mpsc::channel(LOOKS);
+        (Self(sender), receiver)
+    }
+
+    /// Asks for one. `false` if so many wait already that this one is dropped: the usual round finds it.
+    pub fn ask(&self, look: Look) -> bool {
+        self.0.try_send(look).is_ok()
+    }
 }
 
 /// What an App wants of an image.
@@ -73,6 +133,10 @@ struct Asked {
     /// When it is asked for again, if anybody still wants it.
     due: Instant,
     is_under_way: bool,
+    /// When it was asked for last, if it was.
+    last: Option<Instant>,
+    /// It moved after what is under way was asked.
+    is_late: bool,
     /// Questions in a row that had no answer.
     failures: u32,
     /// The Apps that want it, and how.
@@ -83,12 +147,18 @@ struct Asked {
     until: Instant,
 }
 
-type Answer = (ImageRef, Result<Digest, String>);
+type Answer = (Sought, Result<Found, String>);
 
 impl Images {
     /// Over a store and whoever knows.
-    pub fn new(store: Store, source: Arc<dyn ImageSource>, clock: Arc<dyn Clock>, hints: Hints) -> Self {
-        Self { store, source, clock, hints, wanted: BTreeMap::new(), asked: BTreeMap::new() }
+    pub fn new(
+        store: Store,
+        source: Arc<dyn ImageSource>,
+        clock: Arc<dyn Clock>,
+        hints: Hints,
+        looks: mpsc::Receiver<Look>,
+    ) -> Self {
+        Self { store, source, clock, hints, wanted: BTreeMap::new(), asked: BTreeMap::new(), looks }
     }
 
     /// Does so for as long as it is polled.
@@ -108,11 +178,11 @@ impl Images {
         let mut questions = FuturesUnordered::new();
         loop {
             let now = Instant::now();
-            for image in self.due(now, TOGETHER.saturating_sub(questions.len())) {
+            for sought in self.due(now, TOGETHER.saturating_sub(questions.len())) {
                 let source = self.source.clone();
                 questions.push(async move {
-                    let answer = source.digest(&image).await;
-                    (image, answer)
+                    let answer = source.find(&sought).await;
+                    (sought, answer)
                 });
             }
             let is_full = questions.len() >= TOGETHER;
@@ -127,6 +197,7 @@ impl Images {
                     Err(StoreError::Conflict { .. }) => {}
                     recorded => recorded?,
                 },
+                Some(look) = self.looks.recv() => self.look(&look),
                 () = tokio::time::sleep_until(next) => self.forget(Instant::now()).await?,
             }
         }
@@ -137,7 +208,8 @@ impl Images {
         let store = self.store.clone();
         let begin = every_app(&store, |app| self.want(app)).await?;
         for image in self.store.list::<Image>(&Scope::All, &Query::default()).await? {
-            let asked = self.asked.entry(image.spec.image).or_insert_with(Asked::new);
+            let sought = Sought { image: image.spec.image, range: image.spec.range };
+            let asked = self.asked.entry(sought).or_insert_with(Asked::new);
             asked.known_in.extend(image.meta.key.project);
         }
         Ok(begin)
@@ -159,20 +231,25 @@ impl Images {
         let mut wants = BTreeMap::new();
         if app.meta.deleting.is_none() {
             for component in app.spec.components.values() {
-                let follows = component.update.image.follow == Follow::Digest;
+                let follows = component.update.image.follow != Follow::None;
                 if let Some(image) = component.image.as_ref().filter(|it| follows && it.digest().is_none()) {
+                    let sought =
+                        Sought { image: image.clone(), range: component.update.image.range().cloned() };
                     let every = Duration::from_millis(component.update.image.every().millis);
-                    let shortest = match wants.get(image) {
+                    let shortest = match wants.get(&sought) {
                         Some(Want::Every(other)) => every.min(*other),
                         _ => every,
                     };
-                    wants.insert(image.clone(), Want::Every(shortest));
+                    wants.insert(sought, Want::Every(shortest));
                 }
             }
             let outcome = app.status.as_ref().and_then(|status| status.value.outcome.as_ref());
             for waited in outcome.into_iter().flat_map(|outcome| &outcome.waits) {
                 if let Reason::ImageUnresolved { image, .. } = waited.wait.reason() {
-                    wants.entry(ImageRef::clone(image)).or_insert(Want::Once);
+                    // Versions are followed anyway.
+                    if !wants.keys().any(|sought| sought.image == **image) {
+                        wants.insert(Sought { image: ImageRef::clone(image), range: None }, Want::Once);
+                    }
                 }
             }
         }
@@ -191,6 +268,25 @@ impl Images {
         }
     }
 
+    /// Asks for an image as soon as may be, because somebody says that it has moved.
+    fn look(&mut self, look: &Look) {
+        let now = Instant::now();
+        for (sought, asked) in &mut self.asked {
+            let hears = |app: &ObjectKey| {
+                let project = app.project.as_ref();
+                look.projects.as_ref().is_none_or(|all| project.is_some_and(|it| all.contains(it)))
+            };
+            let repository = sought.image.repository();
+            let is_meant = repository.path() == look.path
+                && look.registry.as_ref().is_none_or(|it| it == repository.registry());
+            if is_meant && asked.wanters.keys().any(hears) {
+                asked.is_late = asked.is_under_way;
+                // Whoever announces without end does not make the registry be asked without end.
+                asked.due = asked.due.min(asked.last.map_or(now, |last| (last + LOOK_PAUSE).max(now)));
+            }
+        }
+    }
+
     fn unwant(&mut self, app: &ObjectKey) {
         for image in self.wanted.remove(app).into_iter().flatten() {
             if let Some(asked) = self.asked.get_mut(&image) {
@@ -200,11 +296,12 @@ impl Images {
     }
 
     /// Images to ask for now, which count as asked from here on.
-    fn due(&mut self, now: Instant, most: usize) -> Vec<ImageRef> {
+    fn due(&mut self, now: Instant, most: usize) -> Vec<Sought> {
         let is_due = |asked: &Asked| !asked.is_under_way && asked.due <= now && !asked.wanters.is_empty();
         let mut found = Vec::new();
         for (image, asked) in self.asked.iter_mut().filter(|(_, asked)| is_due(asked)).take(most) {
             asked.is_under_way = true;
+            asked.last = Some(now);
             found.push(image.clone());
         }
         found
@@ -220,8 +317,8 @@ impl Images {
     }
 
     /// Writes an answer down in each project that wants it.
-    async fn record(&mut self, (image, answer): Answer) -> Result<(), StoreError> {
-        let Some(asked) = self.asked.get_mut(&image) else { return Ok(()) };
+    async fn record(&mut self, (sought, answer): Answer) -> Result<(), StoreError> {
+        let Some(asked) = self.asked.get_mut(&sought) else { return Ok(()) };
         let wanters = asked.wanters.clone();
         let projects: BTreeSet<ProjectName> = wanters.keys().filter_map(|app| app.project.clone()).collect();
         let now = Instant::now();
@@ -237,9 +334,12 @@ impl Images {
                 Ok(_) => shortest.min().unwrap_or(GOOD_FOR),
                 Err(_) => (RETRY_FIRST * 2_u32.pow(asked.failures.min(16) - 1)).min(RETRY_LONGEST),
             };
+        if std::mem::take(&mut asked.is_late) {
+            asked.due = asked.due.min(now + LOOK_PAUSE);
+        }
         asked.known_in.extend(projects.iter().cloned());
         for project in &projects {
-            if self.write(project, &image, &answer).await? {
+            if self.write(project, &sought, &answer).await? {
                 let apps = wanters.keys().filter(|app| app.project.as_ref() == Some(project));
                 apps.for_each(|app| self.hints.mark(app));
             }
@@ -251,18 +351,26 @@ impl Images {
     async fn write(
         &self,
         project: &ProjectName,
-        image: &ImageRef,
-        answer: &Result<Digest, String>,
+        sought: &Sought,
+        answer: &Result<Found, String>,
     ) -> Result<bool, StoreError> {
-        let key = ObjectKey::in_project(project.clone(), image_name(image));
+        let key = ObjectKey::in_project(project.clone(), image_name(sought));
         let old = self.store.get::<Image>(&Scope::All, &key).await?;
         let at = self.clock.now();
-        let blank =
-            ImageSpec { image: image.clone(), digest: None, since: None, problem: None, before: Vec::new() };
+        let blank = ImageSpec {
+            image: sought.image.clone(),
+            range: sought.range.clone(),
+            tag: None,
+            digest: None,
+            since: None,
+            problem: None,
+            before: Vec::new(),
+        };
         let mut spec = old.as_ref().map_or(blank, |old| old.spec.clone());
         match answer {
-            Ok(digest) => {
+            Ok(Found { tag, digest }) => {
                 spec.problem = None;
+                spec.tag.clone_from(tag);
                 if spec.digest != Some(*digest) {
                     if let (Some(digest), Some(since)) = (spec.digest, spec.since) {
                         spec.before.insert(0, EarlierImage { digest, since });
@@ -280,7 +388,7 @@ impl Images {
             None => Batch::new().create(New::<Image> {
                 uid: record::child_uid(
                     &format!("project-{project}").parse().expect("a word and a name form a uid"),
-                    &image.to_string(),
+                    &sought.to_string(),
                 ),
                 key,
                 owner: None,
@@ -296,16 +404,16 @@ impl Images {
 
     /// Removes what is known of images that nobody wants any more.
     async fn forget(&mut self, now: Instant) -> Result<(), StoreError> {
-        let over: Vec<ImageRef> = self
+        let over: Vec<Sought> = self
             .asked
             .iter()
             .filter(|(_, asked)| !asked.is_under_way && asked.until <= now && asked.wanters.is_empty())
-            .map(|(image, _)| image.clone())
+            .map(|(sought, _)| sought.clone())
             .collect();
-        for image in over {
-            let Some(asked) = self.asked.remove(&image) else { continue };
+        for sought in over {
+            let Some(asked) = self.asked.remove(&sought) else { continue };
             for project in asked.known_in {
-                let key = ObjectKey::in_project(project, image_name(&image));
+                let key = ObjectKey::in_project(project, image_name(&sought));
                 if let Some(old) = self.store.get::<Image>(&Scope::All, &key).await? {
                     self.store.commit(&Scope::All, Batch::new().delete(&old)).await?;
                 }
@@ -321,6 +429,8 @@ impl Asked {
         Self {
             due: now,
             is_under_way: false,
+            last: None,
+            is_late: false,
             failures: 0,
             wanters: BTreeMap::new(),
             known_in: BTreeSet::new(),
@@ -329,20 +439,33 @@ impl Asked {
     }
 }
 
+/// What is known of an image in the project of an App.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn known_image(
+    store: &Store,
+    app: &ObjectKey,
+    sought: &Sought,
+) -> Result<Option<ImageSpec>, StoreError> {
+    let known = store.get::<Image>(&Scope::All, &app.sibling(image_name(sought))).await?;
+    Ok(known.map(|known| known.spec))
+}
+
 /// Whether an App may want to know anything of images.
 fn names_images(row: &Row) -> bool {
     row.spec.contains("\"image\"") || row.status.as_ref().is_some_and(|it| it.contains("imageUnresolved"))
 }
 
 /// The name of what is known of an image: readable, and never that of another image.
-pub(crate) fn image_name(image: &ImageRef) -> ObjectName {
-    let text = image.to_string().to_lowercase();
+fn image_name(sought: &Sought) -> ObjectName {
+    let text = sought.to_string().to_lowercase();
     let words: Vec<&str> =
         text.split(|it: char| !it.is_ascii_alphanumeric()).filter(|it| !it.is_empty()).collect();
     let mut name = words.join("-");
     name.truncate(60);
     let name = name.trim_end_matches('-');
-    let digest = Digest::of_bytes(image.to_string().as_bytes()).short();
+    let digest = Digest::of_bytes(sought.to_string().as_bytes()).short();
     format!("{name}.{}", &digest[..6]).parse().expect("words and a digest form a name")
 }
 
@@ -352,9 +475,11 @@ mod tests {
 
     #[test]
     fn images_have_names_of_their_own() {
-        let name = |text: &str| image_name(&text.parse().unwrap()).to_string();
+        let of = |text: &str, range| Sought { image: text.parse().unwrap(), range };
+        let name = |text: &str| image_name(&of(text, None)).to_string();
         assert!(name("127.0.0.1:5000/team/app:V1").starts_with("127-0-0-1-5000-team-app-v1."));
         assert_ne!(name("a/b:v1"), name("a/b:V1"));
+        assert_ne!(image_name(&of("a/b", "^1".parse().ok())), image_name(&of("a/b", "~1".parse().ok())));
         assert!(name(&format!("{}:x", "a/".repeat(100) + "b")).len() < 70);
     }
 }

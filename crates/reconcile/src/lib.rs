@@ -23,7 +23,7 @@ pub use app::{AppReconciler, Hold, Identity, Settings};
 pub use drivers::Drivers;
 pub use execute::Opener;
 pub use hints::{Apps, follow};
-pub use images::{ImageSource, Images};
+pub use images::{Found, ImageSource, Images, Look, Looks, Unsaid, known_image};
 pub use orphans::{Orphan, Orphans, SweepError};
 pub use surroundings::{DEFAULT_TARGET, route_claim};
 pub use tombstones::{Tombstones, abandon, forget};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use plimsoll_model::app::EnvValue;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, PlanNo, RevisionNo, TargetName, Uid};
-use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, Image, ImageSpec};
+use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, ImageSpec};
 use plimsoll_model::operations::Power;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::step::Plan;
@@ -14,7 +14,7 @@ use plimsoll_model::{App, AppSpec, Component, Metadata, Object, ObjectKey, Proje
 use plimsoll_plan::{Context, EndpointView, ImageView, SecretView};
 use plimsoll_store::{Scope, Store, StoreError};
 
-use crate::images::image_name;
+use crate::images::known_image;
 
 /// Where an App runs when neither it nor its project says so.
 pub const DEFAULT_TARGET: &str = "local";
@@ -42,11 +42,10 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
         }
     }
     if let Some(target) = &context.target_spec {
-        for image in plimsoll_plan::resolve::images(&app.spec, target).filter(|it| it.digest().is_none()) {
-            let key = app.meta.key.sibling(image_name(image));
-            if let Some(known) = store.get::<Image>(&Scope::All, &key).await? {
-                let ImageSpec { digest, problem, .. } = known.spec;
-                context.images.insert(image.clone(), ImageView { digest, problem });
+        for sought in plimsoll_plan::resolve::sought(&app.spec, target) {
+            if let Some(known) = known_image(store, &app.meta.key, &sought).await? {
+                let ImageSpec { digest, tag, since, problem, .. } = known;
+                context.images.insert(sought, ImageView { digest, tag, since, problem });
             }
         }
     }

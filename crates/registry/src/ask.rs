@@ -9,7 +9,7 @@ use base64ct::{Base64, Encoding as _};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LINK, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -18,8 +18,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use plimsoll_model::id::Digest;
 use plimsoll_model::image::ImageRef;
+use plimsoll_model::version::VersionRange;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
@@ -40,6 +41,11 @@ const LARGEST_MANIFEST: usize = 4 << 20;
 
 /// Bytes of a token's answer.
 const LARGEST_TOKEN: usize = 64 << 10;
+
+/// Tags that are asked for at once, pages of them at most, and bytes of one.
+const TAGS_OF_A_PAGE: u32 = 1000;
+const MOST_PAGES: usize = 50;
+const LARGEST_PAGE: usize = 1 << 20;
 
 /// Questions that one registry is asked at the same time.
 const TOGETHER: usize = 4;
@@ -154,16 +160,32 @@ impl Registry {
     /// # Errors
     /// Why the registry does not say.
     pub async fn digest(&self, image: &ImageRef, login: Option<&Login>) -> Result<Digest, RegistryError> {
-        let registry = image.repository().registry();
-        let turns = self.turns(registry)?;
-        let _turn = turns.acquire().await.map_err(|error| away(registry, &error))?;
-        let question = Question { client: self, image, login };
-        let asked = question.ask(Method::HEAD).await?;
-        match digest_of(asked.headers()) {
-            Some(digest) => Ok(digest),
-            // Some do not say it in the header: it is that of the bytes then.
-            None => question.taken_from_bytes().await,
-        }
+        let turns = self.turns(image.repository().registry())?;
+        let _turn = turn(&turns, image).await?;
+        Question { client: self, image, login }.digest().await
+    }
+
+    /// The tag of the newest version of a range that an image's repository has, if it has one, and the digest that it
+    /// leads to now.
+    ///
+    /// # Errors
+    /// Why the registry does not say.
+    pub async fn newest(
+        &self,
+        image: &ImageRef,
+        range: &VersionRange,
+        login: Option<&Login>,
+    ) -> Result<Option<(String, Digest)>, RegistryError> {
+        let turns = self.turns(image.repository().registry())?;
+        let _turn = turn(&turns, image).await?;
+        let tags = Question { client: self, image, login }.tags().await?;
+        let Some(tag) = range.newest(tags.iter().map(String::as_str)) else { return Ok(None) };
+        let tagged = image.with_tag(tag).map_err(|error| RegistryError::Strange {
+            registry: image.repository().registry().to_owned(),
+            why: error.to_string(),
+        })?;
+        let digest = Question { client: self, image: &tagged, login }.digest().await?;
+        Ok(Some((tag.to_owned(), digest)))
     }
 
     /// The turns of a registry, unless it wants to be left alone.
@@ -214,17 +236,56 @@ impl Question<'_> {
         RegistryError::Strange { registry: self.registry().to_owned(), why: why.into() }
     }
 
-    fn url(&self) -> String {
+    /// Where the registry has something of the repository.
+    fn url(&self, what: &str) -> String {
         let registry = self.registry();
         let host = if registry == "docker.io" { DOCKER_HUB } else { registry };
         // As engines have it: without encryption on this machine only.
         let scheme = if is_loopback(registry) { "http" } else { "https" };
-        let tag = self.image.tag().unwrap_or("latest");
-        format!("{scheme}://{host}/v2/{}/manifests/{tag}", self.image.repository().path())
+        format!("{scheme}://{host}/v2/{}/{what}", self.image.repository().path())
     }
 
-    /// Asks for the manifest, logs in if need be, and asks again.
-    async fn ask(&self, method: Method) -> Result<Response<Incoming>, RegistryError> {
+    /// What the manifest is known by there: its digest, or its tag.
+    fn manifest(&self) -> String {
+        match self.image.digest() {
+            Some(digest) => format!("manifests/sha256:{digest}"),
+            None => format!("manifests/{}", self.image.tag().unwrap_or("latest")),
+        }
+    }
+
+    async fn digest(&self) -> Result<Digest, RegistryError> {
+        let asked = self.ask(Method::HEAD, &self.manifest()).await?;
+        match digest_of(asked.headers()) {
+            Some(digest) => Ok(digest),
+            // Some do not say it in the header: it is that of the bytes then.
+            None => self.taken_from_bytes().await,
+        }
+    }
+
+    /// All tags of the repository, page by page.
+    async fn tags(&self) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let (mut found, mut query) = (Vec::new(), format!("n={TAGS_OF_A_PAGE}"));
+        for _ in 0..MOST_PAGES {
+            let answer = self.ask(Method::GET, &format!("tags/list?{query}")).await?;
+            let next = answer.headers().get(LINK).and_then(|link| next_page(link.to_str().ok()?));
+            let bytes = self.body(answer, LARGEST_PAGE).await?;
+            let page: Page =
+                serde_json::from_slice(&bytes).map_err(|error| self.strange(error.to_string()))?;
+            found.extend(page.tags.unwrap_or_default());
+            match next {
+                Some(next) if next != query => query = next,
+                _ => return Ok(found),
+            }
+        }
+        Err(self.strange(format!("it has more than {MOST_PAGES} pages of tags")))
+    }
+
+    /// Asks for something of the repository, logs in if need be, and asks again.
+    async fn ask(&self, method: Method, what: &str) -> Result<Response<Incoming>, RegistryError> {
         let registry = self.registry();
         let who = self.login.map(|login| login.user.clone());
         let key = (format!("{registry}/{}", self.image.repository().path()), who);
@@ -233,7 +294,7 @@ impl Question<'_> {
             tokens.get(&key).filter(|token| token.until > Instant::now()).cloned()
         };
         let known = known.map(|token| format!("Bearer {}", token.text));
-        let answer = self.request(method.clone(), known).await?;
+        let answer = self.request(method.clone(), what, known).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return self.judged(answer);
         }
@@ -249,7 +310,7 @@ impl Question<'_> {
             }
             None => return Err(self.strange("it wants a login and does not say which")),
         };
-        let answer = self.request(method, Some(authorization)).await?;
+        let answer = self.request(method, what, Some(authorization)).await?;
         self.judged(answer)
     }
 
@@ -322,9 +383,10 @@ impl Question<'_> {
     async fn request(
         &self,
         method: Method,
+        what: &str,
         authorization: Option<String>,
     ) -> Result<Response<Incoming>, RegistryError> {
-        let mut request = Request::builder().method(method).uri(self.url()).header(ACCEPT, MANIFESTS);
+        let mut request = Request::builder().method(method).uri(self.url(what)).header(ACCEPT, MANIFESTS);
         request = request.header(USER_AGENT, agent());
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -361,7 +423,7 @@ impl Question<'_> {
     }
 
     async fn taken_from_bytes(&self) -> Result<Digest, RegistryError> {
-        let answer = self.ask(Method::GET).await?;
+        let answer = self.ask(Method::GET, &self.manifest()).await?;
         let bytes = self.body(answer, LARGEST_MANIFEST).await?;
         // An error page is no manifest, whatever its status says.
         serde_json::from_slice::<Manifest>(&bytes).map_err(|error| self.strange(error.to_string()))?;
@@ -387,6 +449,19 @@ fn agent() -> String {
 
 fn digest_of(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DIGEST)?.to_str().ok()?.strip_prefix("sha256:")?.parse().ok()
+}
+
+/// The query of the page that a `Link` header calls the next one (RFC 8288); where it lies, the registry has no say in.
+fn next_page(link: &str) -> Option<String> {
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let is_next = parameters.split(';').any(|it| matches!(it.trim(), "rel=\"next\"" | "rel=next"));
+    let (_, query) = target.split_once('?')?;
+    is_next.then(|| query.to_owned())
+}
+
+/// Waits for a turn with the registry of an image.
+async fn turn<'a>(turns: &'a Semaphore, image: &ImageRef) -> Result<SemaphorePermit<'a>, RegistryError> {
+    turns.acquire().await.map_err(|error| away(image.repository().registry(), &error))
 }
 
 /// Whether a registry is on this machine.

@@ -1,4 +1,4 @@
-//! Image registries: which bytes a tag leads to, by the OCI distribution API.
+//! Image registries: which bytes a tag leads to, and which is the newest version, by the OCI distribution API.
 //!
 //! A [`Registry`] client asks with `HEAD`, so that a question costs nobody's pull limit, learns from the challenge how to
 //! log in, and holds back from a registry that asked it to. [`Logins`] reads what `docker login` and `podman login` wrote,

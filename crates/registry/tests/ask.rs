@@ -201,3 +201,44 @@ async fn a_password_is_not_carried_about_in_the_clear() {
     assert!(matches!(refused, Err(RegistryError::Strange { .. })), "{refused:?}");
     assert_eq!(asked.lock().unwrap().len(), 1);
 }
+
+/// Tags come in pages; the newest version among all of them counts, and its digest is asked for like any other.
+#[tokio::test]
+async fn the_newest_version_is_found_on_any_page() {
+    let digest = Digest::of_bytes(b"manifest");
+    let script = move |line: &str, _: &str, _: &str| match line {
+        "GET /v2/team/app/tags/list?n=1000" => {
+            let next = "link: </v2/team/app/tags/list?token=b64%3D&n=1000>; rel=\"next\"";
+            answer("200 OK", &[next], r#"{"name": "team/app", "tags": ["1.10.0", "1.2.0"]}"#)
+        }
+        "GET /v2/team/app/tags/list?token=b64%3D&n=1000" => {
+            answer("200 OK", &[], r#"{"name": "team/app", "tags": ["1.11.0", "2.0.0", "latest"]}"#)
+        }
+        "HEAD /v2/team/app/manifests/1.11.0" => found(digest),
+        _ => answer("404 Not Found", &[], ""),
+    };
+    let (host, _) = registry(script).await;
+    let image: ImageRef = format!("{host}/team/app").parse().unwrap();
+    let newest = |range: &'static str| {
+        let image = image.clone();
+        async move { Registry::new().newest(&image, &range.parse().unwrap(), None).await }
+    };
+    assert_eq!(newest("^1").await, Ok(Some(("1.11.0".to_owned(), digest))));
+    assert_eq!(newest("^3").await, Ok(None));
+}
+
+/// A registry that sends the same page for ever is not asked for ever.
+#[tokio::test]
+async fn a_page_without_an_end_ends() {
+    let next = "link: </v2/team/app/tags/list?last=1.0.0&n=1000>; rel=\"next\"";
+    let script =
+        move |_: &str, _: &str, _: &str| answer("200 OK", &[next], r#"{"name": "x", "tags": ["1.0.0"]}"#);
+    let (host, asked) = registry(script).await;
+    let image: ImageRef = format!("{host}/team/app").parse().unwrap();
+    assert_eq!(Registry::new().newest(&image, &"^2".parse().unwrap(), None).await, Ok(None));
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    // An empty repository says `null`.
+    let (host, _) = registry(|_, _, _| answer("200 OK", &[], r#"{"name": "x", "tags": null}"#)).await;
+    let image: ImageRef = format!("{host}/team/app").parse().unwrap();
+    assert_eq!(Registry::new().newest(&image, &"^2".parse().unwrap(), None).await, Ok(None));
+}

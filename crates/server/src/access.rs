@@ -2,6 +2,7 @@
 //!
 //! Every request reads the token and the project anew: whoever was shut out a moment ago is out now.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use plimsoll_model::access::{Restriction, Role, Verb};
@@ -28,6 +29,8 @@ pub struct Caller {
     pub only: Restriction,
     /// When their token ends.
     pub expires: Option<Timestamp>,
+    /// The Apps that they may deploy to; all without any.
+    pub(crate) apps: BTreeSet<ObjectName>,
     /// The hash of their token, if it is one that can be revoked.
     hash: Option<Digest>,
 }
@@ -50,6 +53,14 @@ pub enum AccessError {
         /// Why not, and who can change that.
         reason: String,
     },
+    /// There is no project in which they may do that.
+    #[error("there is no project in which {user} may {verb}")]
+    Nowhere {
+        /// Who.
+        user: UserName,
+        /// What.
+        verb: Verb,
+    },
     /// Only administrators of the platform may.
     #[error("only an administrator of the platform may {0}")]
     Platform(&'static str),
@@ -62,13 +73,13 @@ impl Caller {
     /// Whoever can read the data directory.
     pub fn administrator(from: Option<IpAddr>) -> Self {
         let user = ADMINISTRATOR.parse().expect("a valid user name");
-        Self {
-            actor: Actor { user, token: None, from },
-            is_administrator: true,
-            only: Restriction::default(),
-            expires: None,
-            hash: None,
-        }
+        Self::restricted(Actor { user, token: None, from })
+    }
+
+    /// Somebody whom nothing keeps from anything, until they are restricted.
+    pub(crate) fn restricted(actor: Actor) -> Self {
+        let (only, apps) = (Restriction::default(), BTreeSet::new());
+        Self { actor, is_administrator: true, only, expires: None, apps, hash: None }
     }
 
     /// Whoever shows a token; `None` if it is none of ours, or has ended.
@@ -110,7 +121,8 @@ impl Caller {
         };
         let TokenSpec { user, admin, only, expires, .. } = token.spec;
         let actor = Actor { user, token: Some(name), from };
-        Ok(Some(Self { actor, is_administrator: admin, only, expires, hash: Some(hash) }))
+        let apps = BTreeSet::new();
+        Ok(Some(Self { actor, is_administrator: admin, only, expires, apps, hash: Some(hash) }))
     }
 
     /// The user.
@@ -160,15 +172,24 @@ impl Caller {
         if self.is_platform() {
             return Ok(Scope::All);
         }
-        let mut seen = std::collections::BTreeSet::new();
+        Ok(Scope::Projects(self.projects_for(store, Verb::Read).await?))
+    }
+
+    /// The projects in which they may do something.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn projects_for(&self, store: &Store, verb: Verb) -> Result<BTreeSet<ProjectName>, StoreError> {
+        let mut found = BTreeSet::new();
         for project in store.list::<Project>(&Scope::All, &Query::default()).await? {
             let Ok(name) = project.meta.key.name.as_str().parse::<ProjectName>() else { continue };
-            let is_member = self.is_administrator || project.spec.members.contains_key(self.user());
-            if is_member && self.only.admits(&name, Verb::Read) {
-                seen.insert(name);
+            let role = project.spec.members.get(self.user());
+            let is_allowed = self.is_administrator || role.is_some_and(|role| role.allows(verb));
+            if is_allowed && self.only.admits(&name, verb) {
+                found.insert(name);
             }
         }
-        Ok(Scope::Projects(seen))
+        Ok(found)
     }
 
     /// Whether they may do everything.

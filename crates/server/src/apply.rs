@@ -543,10 +543,22 @@ impl Server {
                 | ApplyError::Access(AccessError::Denied { .. } | AccessError::Platform(_))
         );
         if is_one {
-            let result = AuditResult::Refused(error.to_string());
-            let entry = AuditEntry { result, ..self.entry(caller, action, kind, object) };
-            self.store().commit(&Scope::All, Batch::new().audited(entry)).await.ok();
+            self.record_refusal(caller, action, kind, object, error.to_string()).await;
         }
+    }
+
+    /// Records in the audit log that something was refused. Without an answer of the store it stands all the same.
+    pub(crate) async fn record_refusal(
+        &self,
+        caller: &Caller,
+        action: Action,
+        kind: &str,
+        object: &ObjectKey,
+        why: String,
+    ) {
+        let result = AuditResult::Refused(why);
+        let entry = AuditEntry { result, ..self.entry(caller, action, kind, object) };
+        self.store().commit(&Scope::All, Batch::new().audited(entry)).await.ok();
     }
 
     /// The values of a stored Secret, as somebody would declare them; for whoever changes a part of them.
@@ -573,6 +585,7 @@ impl Server {
         &self,
         caller: &Caller,
         app: &Object<App>,
+        action: Action,
         terms: &Terms,
         change: impl Fn(&mut Operations) + Sync,
     ) -> Result<(), ApplyError> {
@@ -585,10 +598,9 @@ impl Server {
         };
         // It must still be there: what is deleted meanwhile is not made again.
         let terms = &Terms { present: true, ..terms.clone() };
-        let done =
-            Writer { server: self, caller, terms }.put::<App>(key, None, Action::Operate, wanted).await;
+        let done = Writer { server: self, caller, terms }.put::<App>(key, None, action, wanted).await;
         if let (Err(error), false) = (&done, terms.dry_run) {
-            self.note_refusal(caller, Action::Operate, App::PLURAL, key, error).await;
+            self.note_refusal(caller, action, App::PLURAL, key, error).await;
         }
         done.map(drop)
     }

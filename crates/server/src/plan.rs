@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 
 use plimsoll_manifest::{Declared, Document, SecretDeclared};
 use plimsoll_model::id::{Digest, PathHash, ProjectName};
-use plimsoll_model::image::ImageRef;
+use plimsoll_model::image::{ImageRef, Sought};
 use plimsoll_model::object::{Generation, Metadata, Revision};
 use plimsoll_model::wait::Reason;
 use plimsoll_model::{App, Object, ObjectKey, Secret};
-use plimsoll_plan::resolve::{Tags, resolve};
+use plimsoll_plan::resolve::{Tags, resolve, sought};
 use plimsoll_plan::{Context, Difference, ImageView, Input, Outline, Path, SecretView, path};
 use plimsoll_store::{Scope, StoreError};
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,8 @@ pub async fn plan(
 async fn look_up_images(server: &Server, input: &mut Input) {
     let Context { target, target_spec, images, revisions, .. } = &input.context;
     let last = input.status.revision.and_then(|number| revisions.get(&number));
-    let resolved = resolve(&input.spec, target, target_spec.as_ref(), Tags { now: images, last });
+    let tags = Tags { now: images, last, deploys: &input.operations.deploys };
+    let resolved = resolve(&input.spec, target, target_spec.as_ref(), tags);
     let reasons = resolved.err().into_iter().flatten().map(|wait| wait.reason().clone());
     let unknown: BTreeSet<ImageRef> = reasons
         .filter_map(|reason| match reason {
@@ -76,16 +77,17 @@ async fn look_up_images(server: &Server, input: &mut Input) {
             _ => None,
         })
         .collect();
-    let answers = unknown.into_iter().map(|image| async move {
-        let answer = server.image_source().digest(&image).await;
-        (image, answer)
+    let all: BTreeSet<Sought> = target_spec.iter().flat_map(|it| sought(&input.spec, it)).collect();
+    let answers = all.into_iter().filter(|it| unknown.contains(&it.image)).map(|sought| async move {
+        let answer = server.image_source().find(&sought).await;
+        (sought, answer)
     });
-    for (image, answer) in futures::future::join_all(answers).await {
+    for (sought, answer) in futures::future::join_all(answers).await {
         let view = match answer {
-            Ok(digest) => ImageView { digest: Some(digest), problem: None },
-            Err(problem) => ImageView { digest: None, problem: Some(problem) },
+            Ok(found) => ImageView { digest: Some(found.digest), tag: found.tag, ..ImageView::default() },
+            Err(problem) => ImageView { problem: Some(problem), ..ImageView::default() },
         };
-        input.context.images.insert(image, view);
+        input.context.images.insert(sought, view);
     }
 }
 

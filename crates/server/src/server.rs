@@ -16,8 +16,8 @@ use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
-    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images, Orphan, Orphans,
-    SweepError, Tombstones, follow,
+    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images, Looks, Orphan,
+    Orphans, SweepError, Tombstones, follow,
 };
 use plimsoll_router::RouterDriver;
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
@@ -161,6 +161,7 @@ pub struct Server {
     gate: Gate,
     drivers: Drivers,
     images: Arc<dyn ImageSource>,
+    looks: Looks,
     /// Held by whoever removes programs that nothing names, or needs them to stay.
     pub(crate) tidying: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves everything to another store.
@@ -212,7 +213,8 @@ impl Server {
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers.clone(), identity.clone()), found));
         tasks.spawn(bury(Tombstones::new(store.clone(), drivers.clone(), identity.clone())));
         let images: Arc<dyn ImageSource> = Arc::new(Sources::new(agent.clone()));
-        tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone()).run());
+        let (looks, asked) = Looks::new();
+        tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone(), asked).run());
         let tidying = Arc::default();
         tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
         let reviews = Reviews::default();
@@ -231,6 +233,7 @@ impl Server {
             gate,
             drivers,
             images,
+            looks,
             tidying,
             migrating: tokio::sync::Mutex::default(),
             _tasks: tasks,
@@ -336,6 +339,11 @@ impl Server {
 
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// Has images looked at.
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.looks
     }
 
     pub(crate) fn image_source(&self) -> &dyn ImageSource {

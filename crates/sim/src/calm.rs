@@ -208,7 +208,7 @@ impl World {
             let spec = plimsoll_model::kind::TargetSpec::local();
             let tags = plimsoll_plan::resolve::Tags::default();
             let wanted = plimsoll_plan::resolve::resolve(&app.spec, &target, Some(&spec), tags);
-            let (wanted, _) = wanted.unwrap_or_default();
+            let wanted = wanted.unwrap_or_default().components;
             let copies = self.node.copies();
             let mine: Vec<_> = copies.iter().filter(|(marked, _)| marked.app == app.meta.uid).collect();
             let view = self.router.view(&app.meta.uid);

@@ -183,7 +183,7 @@ impl Scenario {
         let target = "local".parse().expect("a valid target name");
         let tags = plimsoll_plan::resolve::Tags::default();
         let revisions = plimsoll_plan::resolve::resolve(&spec, &target, Some(&TargetSpec::local()), tags);
-        if let Some(revision) = revisions.ok().and_then(|(mut it, _)| it.remove(&name)) {
+        if let Some(revision) = revisions.ok().and_then(|mut it| it.components.remove(&name)) {
             self.script.set(revision.hash(), behaviour);
         }
         self.commit(Batch::new().declare(app, spec, app.operations.clone())).await;

@@ -28,18 +28,42 @@ impl Registry {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
+        let mut registry = Self { running: None, directory, port };
+        registry.configure("");
+        registry.resume();
+        registry
+    }
+
+    fn configure(&self, more: &str) {
         let config = format!(
             "version: 0.1
 log: {{level: error, accesslog: {{disabled: false}}}}
 storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}
-http: {{addr: \"127.0.0.1:{port}\"}}
-",
-            directory.path().join("data").display()
+http: {{addr: \"127.0.0.1:{}\"}}
+{more}",
+            self.directory.path().join("data").display(),
+            self.port,
         );
-        fs::write(directory.path().join("config.yml"), config).expect("a file");
-        let mut registry = Self { running: None, directory, port };
-        registry.resume();
-        registry
+        fs::write(self.directory.path().join("config.yml"), config).expect("a file");
+    }
+
+    /// Has it tell somebody with a token, from now on, what is pushed.
+    pub fn notify(&mut self, url: &str, token: &str) {
+        self.configure(&format!(
+            "notifications:
+  endpoints:
+    - {{name: them, url: \"{url}\", timeout: 5s, threshold: 3, backoff: 1s, headers: {{Authorization: [Bearer {token}]}}}}
+"
+        ));
+        self.stop();
+        self.resume();
+    }
+
+    /// Has it tell nobody any more.
+    pub fn forget_notifications(&mut self) {
+        self.configure("");
+        self.stop();
+        self.resume();
     }
 
     /// Its name in references to images.

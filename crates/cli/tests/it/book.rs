@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use plimsoll_testkit::{Engine, Make, Postgres};
+use plimsoll_testkit::{Engine, Make, Postgres, Registry};
 use tempfile::TempDir;
 
 use super::agent::{end_all_in, scratch, take_network_down};
@@ -332,6 +332,15 @@ fn the_containers() {
 }
 
 #[test]
+fn the_pipelines() {
+    let (engine, registry) = (Engine::start(Make::Docker), Registry::start());
+    let names =
+        [("unix:///var/run/docker.sock", engine.address()), ("registry.example.org", registry.host())];
+    Session::begin(&names.each_ref().map(|(said, meant)| (*said, meant.as_str())))
+        .run(&file("docs/pipelines.md"));
+}
+
+#[test]
 fn the_operations() {
     let postgres = Postgres::start();
     let url = postgres.database("book");
@@ -358,7 +367,7 @@ fn the_mistakes() {
 /// Every document with commands is one of those above.
 #[test]
 fn no_document_is_left_out() {
-    let run = ["first-hour", "concepts", "containers", "operations", "security", "api"];
+    let run = ["first-hour", "concepts", "containers", "pipelines", "operations", "security", "api"];
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     for entry in std::fs::read_dir(docs).unwrap() {
         let path = entry.unwrap().path();

@@ -10,7 +10,7 @@ use super::plane::Plane;
 use super::up::until;
 
 /// A web server of busybox that says a word, or what a file of its image says.
-fn web(image: &str, said: &str) -> Value {
+pub(crate) fn web(image: &str, said: &str) -> Value {
     json!({
         "image": image,
         "command": ["sh", "-c", format!("set -e; mkdir -p /tmp/w; {{ {said}; }} > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w")],
@@ -21,16 +21,16 @@ fn web(image: &str, said: &str) -> Value {
     })
 }
 
-fn status(plane: &Plane, app: &str) -> Value {
+pub(crate) fn status(plane: &Plane, app: &str) -> Value {
     plane.must("GET", &format!("/projects/default/apps/{app}"), &Value::Null)
 }
 
-fn settled(plane: &Plane, app: &str) -> Value {
+pub(crate) fn settled(plane: &Plane, app: &str) -> Value {
     until("settled", || status(plane, app), |it| it["status"]["outcome"]["state"] == "settled")
 }
 
 /// What an App's route answers.
-fn fetch(plane: &Plane, host: &str) -> String {
+pub(crate) fn fetch(plane: &Plane, host: &str) -> String {
     let router: Value =
         serde_json::from_str(&std::fs::read_to_string(plane.data().join("router/listen.json")).unwrap())
             .unwrap();

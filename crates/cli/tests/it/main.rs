@@ -14,6 +14,7 @@ mod images;
 mod keys;
 mod listen;
 mod login;
+mod pipelines;
 mod plane;
 mod router;
 mod talk;

@@ -89,7 +89,9 @@ impl Plane {
 
     /// A request, as whoever has the token.
     pub(crate) fn ask(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
-        self.ask_as(token, method, path, &[("Content-Type", "application/json")], body)
+        // RFC 7396 has a media type of its own.
+        let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        self.ask_as(token, method, path, &[("Content-Type", media)], body)
     }
 
     pub(crate) fn ask_as(
