@@ -7,6 +7,9 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
+use plimsoll_model::ObjectKey;
+use plimsoll_model::access::Verb;
+use plimsoll_model::audit::Action;
 use plimsoll_model::id::{ObjectName, ProjectName};
 use plimsoll_model::image::ImageRef;
 use plimsoll_server::{Caller, Delivery, DeployError, Deployed, HookError, Named, Server, Wish};
@@ -71,6 +74,9 @@ pub(crate) async fn deploy(
     name: Name,
     Body(body): Body,
 ) -> Result<Response, Problem> {
+    // Whoever may not learns nothing of what is wrong with a wish.
+    let all = ObjectKey::in_project(project.clone(), plimsoll_server::name_of_project(&project));
+    server.permit(&caller, (Verb::Deploy, Action::Deploy), &all, dry_run.is_some()).await?;
     let wish: Wish = from_json(&body)?;
     let named = name.of(&caller, &format!("deploy {project}"), &body).filter(|_| dry_run.is_none());
     if let Some(answer) = replayed(&server, named.as_ref()).await? {

@@ -150,18 +150,7 @@ pub(crate) async fn operate(
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let (key, mut terms) = (ObjectKey::in_project(project.clone(), name), query.terms(&headers)?);
-    let scope = match caller.within(server.store(), &project, Verb::Write).await {
-        Ok(scope) => scope,
-        Err(error) => {
-            let error = ApplyError::Access(error);
-            if !terms.dry_run {
-                server
-                    .note_refusal(&caller, Action::Operate, plimsoll_model::App::PLURAL, &key, &error)
-                    .await;
-            }
-            return Err(error.into());
-        }
-    };
+    let scope = server.permit(&caller, (Verb::Write, Action::Operate), &key, terms.dry_run).await?;
     let verb: Operation = from_json(&body)?;
     let answer = json!({"operated": key.to_string()});
     if let Some(named) = request.of(&caller, &format!("operate {key}"), &body).filter(|_| !terms.dry_run) {

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use jsonschema::{PatternOptions, Validator};
-use plimsoll_model::id::{Digest, KeyName, LabelName, ObjectName, ProjectName, UserName};
+use plimsoll_model::id::{CommitId, Digest, KeyName, LabelName, ObjectName, ProjectName, UserName};
 use plimsoll_model::image::ImageRef;
 use plimsoll_model::kind::{EngineAddress, ProjectSpec, TargetSpec};
 use plimsoll_model::quantity::{Bytes, Cpu, Span};
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::secret::SecretRef;
+use plimsoll_model::version::VersionRange;
 use plimsoll_model::{AppSpec, Operations};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -188,6 +189,7 @@ pub(crate) fn rule(pattern: &str) -> Option<&'static str> {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let types = [
             reference::<Bytes>(&mut generator),
+            reference::<CommitId>(&mut generator),
             reference::<Cpu>(&mut generator),
             reference::<Digest>(&mut generator),
             reference::<EndpointRef>(&mut generator),
@@ -200,6 +202,7 @@ pub(crate) fn rule(pattern: &str) -> Option<&'static str> {
             reference::<SecretRef>(&mut generator),
             reference::<Span>(&mut generator),
             reference::<UserName>(&mut generator),
+            reference::<VersionRange>(&mut generator),
         ];
         let text = |schema: &Value, key: &str| Some(schema.get(key)?.as_str()?.to_owned());
         types.iter().filter_map(|schema| text(schema, "pattern").zip(text(schema, "description"))).collect()

@@ -207,7 +207,7 @@ impl Caller {
 }
 
 /// A project's name as that of the object that declares it.
-pub(crate) fn name_of_project(project: &ProjectName) -> ObjectName {
+pub fn name_of_project(project: &ProjectName) -> ObjectName {
     project.as_str().parse().expect("the name of a project is one of an object too")
 }
 

@@ -547,6 +547,30 @@ impl Server {
         }
     }
 
+    /// The part of the store in which a caller may do something about an App, or a refusal that is recorded.
+    ///
+    /// # Errors
+    /// [`ApplyError::Access`].
+    pub async fn permit(
+        &self,
+        caller: &Caller,
+        (verb, action): (Verb, Action),
+        app: &ObjectKey,
+        dry_run: bool,
+    ) -> Result<Scope, ApplyError> {
+        let project = app.project.as_ref().expect("an App is part of a project");
+        match caller.within(self.store(), project, verb).await {
+            Ok(scope) => Ok(scope),
+            Err(error) => {
+                let error = ApplyError::Access(error);
+                if !dry_run {
+                    self.note_refusal(caller, action, App::PLURAL, app, &error).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Records in the audit log that something was refused. Without an answer of the store it stands all the same.
     pub(crate) async fn record_refusal(
         &self,

@@ -16,7 +16,7 @@ use plimsoll_store::{Query, Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::Server;
-use crate::access::{AccessError, Caller};
+use crate::access::{AccessError, Caller, name_of_project};
 use crate::apply::{ApplyError, Terms};
 
 /// Times an App is read anew when somebody else writes it meanwhile.
@@ -154,7 +154,7 @@ impl Server {
     ) -> Result<Vec<Deployed>, DeployError> {
         let done = self.try_deploy(caller, project, wish, dry_run).await;
         if let (Err(error), false) = (&done, dry_run) {
-            let name = wish.app.clone().unwrap_or_else(|| crate::access::name_of_project(project));
+            let name = wish.app.clone().unwrap_or_else(|| name_of_project(project));
             let key = ObjectKey::in_project(project.clone(), name);
             // What did not get as far as an App is not in the log otherwise.
             if !error.is_retryable() && !matches!(error, DeployError::Access(AccessError::NoProject(_))) {

@@ -42,7 +42,7 @@ mod server;
 mod store;
 mod tokens;
 
-pub use access::{ADMINISTRATOR, AccessError, Caller};
+pub use access::{ADMINISTRATOR, AccessError, Caller, name_of_project};
 pub use apply::{Applied, ApplyError, By, Change, Terms, apply};
 pub use backup::{BackupError, Recipients, Restored, Verified, new_identity, restore, verify};
 pub use content::save_content;
