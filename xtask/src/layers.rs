@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
         "plimsoll-shim",
         "plimsoll-registry",
     ],
-    &["plimsoll-container"],
+    &["plimsoll-container", "plimsoll-certificate"],
     &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent", "plimsoll-router"],
     &["plimsoll-sim", "plimsoll-server"],
     &["plimsoll-api"],

@@ -1,7 +1,7 @@
 //! The collections of the API, in one table: routes, lists, help and the document of the API are read off it.
 
 use plimsoll_manifest::DocumentKind;
-use plimsoll_model::kind::{AppRevisions, Claim, Image, Plans, Rejection, Tombstone, Usage};
+use plimsoll_model::kind::{AppRevisions, Certificate, Claim, Image, Plans, Rejection, Tombstone, Usage};
 use plimsoll_model::object::KindScope;
 use plimsoll_model::{App, Kind, Project, Secret, Target, Token};
 use plimsoll_store::KindName;
@@ -51,7 +51,7 @@ impl Resource {
     }
 
     /// Every collection, those that people use most first.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::of::<App>(&["app"], Origin::Declared(DocumentKind::App)),
         Self {
             plural: INSTANCES,
@@ -76,6 +76,7 @@ impl Resource {
         Self::of::<Project>(&["project", "proj"], Origin::Declared(DocumentKind::Project)),
         Self::of::<Target>(&["target"], Origin::Declared(DocumentKind::Target)),
         Self::of::<Token>(&["token"], Origin::Made),
+        Self::of::<Certificate>(&["certificate", "cert"], Origin::Recorded),
         Self::of::<Claim>(&["claim"], Origin::Recorded),
         Self::of::<Usage>(&["usage"], Origin::Recorded),
     ];

@@ -291,10 +291,16 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, Proble
     Ok("ok")
 }
 
-async fn router(State(server): State<Arc<Server>>) -> Result<Json<Value>, Problem> {
+async fn router(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, Problem> {
     let unavailable = |error: plimsoll_server::DriverError| {
         Problem::new(Sort::Unavailable, format!("the router cannot be reached: {error}"))
     };
     let address = server.router().address().await.map_err(unavailable)?;
-    Ok(Json(json!({"address": address})))
+    // A router of an earlier version serves nothing encrypted.
+    let tls = server.router().tls_address().await.ok();
+    let authority = caller.is_platform().then(|| server.authority()).flatten();
+    Ok(Json(json!({"address": address, "tlsAddress": tls, "authority": authority})))
 }

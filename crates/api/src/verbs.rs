@@ -7,7 +7,6 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use plimsoll_manifest::Document;
-use plimsoll_model::Kind as _;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::access::Verb;
 use plimsoll_model::app::MOST_COPIES;

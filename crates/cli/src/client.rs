@@ -1,6 +1,7 @@
 //! The control plane as commands reach it: over the API of a data directory.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -47,6 +48,16 @@ pub(crate) struct Applied {
     pub(crate) project: Option<ProjectName>,
     pub(crate) name: ObjectName,
     pub(crate) change: String,
+}
+
+/// Where routes are served.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RouterPlace {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls_address: Option<SocketAddr>,
+    /// The file with the certificate of the installation's own authority, for those who may read it.
+    pub(crate) authority: Option<PathBuf>,
 }
 
 /// An App as the API sends it.
@@ -489,8 +500,8 @@ impl Client {
     }
 
     /// Where routes are served.
-    pub(crate) fn router(&self) -> anyhow::Result<std::net::SocketAddr> {
-        Ok(serde_json::from_value(self.get(&format!("{BASE}/router"))?["address"].take())?)
+    pub(crate) fn router(&self) -> anyhow::Result<RouterPlace> {
+        Ok(serde_json::from_value(self.get(&format!("{BASE}/router"))?)?)
     }
 }
 

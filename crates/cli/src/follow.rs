@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -10,7 +10,7 @@ use plimsoll_model::operations::Power;
 use plimsoll_model::status::{AppStatus, InstanceState, OutcomeState};
 use plimsoll_model::{App, Kind as _, Object, ObjectKey};
 
-use crate::client::Client;
+use crate::client::{Client, RouterPlace};
 use crate::news::News;
 
 /// Where an App is on its way.
@@ -30,14 +30,14 @@ pub(crate) struct Follower<'a> {
     apps: BTreeSet<ObjectKey>,
     shown: BTreeMap<(ObjectKey, String), String>,
     /// Where routes are served, once that is known.
-    address: Option<SocketAddr>,
+    router: Option<RouterPlace>,
     /// News of Apps, once somebody waits.
     news: Option<News>,
 }
 
 impl<'a> Follower<'a> {
     pub(crate) fn new(client: &'a Client, apps: BTreeSet<ObjectKey>) -> Self {
-        Self { client, apps, shown: BTreeMap::new(), address: None, news: None }
+        Self { client, apps, shown: BTreeMap::new(), router: None, news: None }
     }
 
     /// Those that are still there.
@@ -132,13 +132,22 @@ impl<'a> Follower<'a> {
     /// Says how to reach an App.
     fn invite(&mut self, app: &Object<App>) -> anyhow::Result<()> {
         for route in app.spec.components.values().flat_map(|component| &component.routes) {
-            let address = match self.address {
-                Some(address) => address,
-                None => *self.address.insert(self.client.router()?),
+            let router = match &self.router {
+                Some(router) => router,
+                None => &*self.router.insert(self.client.router()?),
             };
-            let (host, ip, port) = (&route.host, address.ip(), address.port());
-            let url = format!("http://{host}:{port}{}", route.path);
-            talk(&format!("\n  {url}\n  curl --resolve {host}:{port}:{ip} {url}\n"));
+            let (scheme, address) = match (route.tls.is_on(), router.tls_address) {
+                (true, Some(address)) => ("https", address),
+                _ => ("http", router.address),
+            };
+            // What is served everywhere is served here too.
+            let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+            let (host, port) = (&route.host, address.port());
+            let url = format!("{scheme}://{host}:{port}{}", route.path);
+            let is_own = scheme == "https" && (host == "localhost" || host.ends_with(".localhost"));
+            let trust = router.authority.as_ref().filter(|_| is_own);
+            let trust = trust.map_or_else(String::new, |file| format!("--cacert {} ", file.display()));
+            talk(&format!("\n  {url}\n  curl {trust}--resolve {host}:{port}:{ip} {url}\n"));
         }
         Ok(())
     }

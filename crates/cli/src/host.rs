@@ -1,6 +1,6 @@
 //! A control plane within this process.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use plimsoll_api::{Certificate, End, Endpoint, Issuer, Listen, TlsFiles};
 use plimsoll_model::id::UserName;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_server::{DataError, Server, Settings, StartError};
+use plimsoll_server::{AcmeSettings, DataError, Ports, Server, Settings, StartError};
 use sd_notify::NotifyState;
 use serde::Deserialize;
 use tokio::runtime::Runtime;
@@ -55,6 +55,21 @@ pub(crate) struct HostOptions {
     /// The port where routes are served, 0 for any [default: the one before; the first time 8080 if it is free]
     #[arg(long, env = "PLIMSOLL_HTTP_PORT", value_name = "PORT")]
     http_port: Option<u16>,
+    /// The port where routes are served encrypted, 0 for any [default: the one before; the first time 8443 if it is free]
+    #[arg(long, env = "PLIMSOLL_HTTPS_PORT", value_name = "PORT")]
+    https_port: Option<u16>,
+    /// The address where routes are served, 0.0.0.0 for all of this machine [default: the one before; the first time 127.0.0.1]
+    #[arg(long, env = "PLIMSOLL_HTTP_ADDRESS", value_name = "ADDRESS")]
+    http_address: Option<IpAddr>,
+    /// The directory of the ACME authority that gives certificates for routes; you agree to its terms of service
+    #[arg(long, env = "PLIMSOLL_ACME_DIRECTORY", value_name = "URL")]
+    acme_directory: Option<String>,
+    /// Where the authority writes to when something is wrong with a certificate
+    #[arg(long, env = "PLIMSOLL_ACME_CONTACT", value_name = "MAIL", requires = "acme_directory")]
+    acme_contact: Option<String>,
+    /// The certificates that the authority itself is trusted by, as PEM [default: those of this machine]
+    #[arg(long, env = "PLIMSOLL_ACME_CA", value_name = "FILE", requires = "acme_directory")]
+    acme_ca: Option<PathBuf>,
     /// The PostgreSQL database that keeps everything [default: a file in the data directory]
     #[arg(long, env = "PLIMSOLL_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
@@ -127,6 +142,11 @@ impl HostOptions {
         };
         Self {
             http_port: self.http_port.or(file.http_port),
+            https_port: self.https_port.or(file.https_port),
+            http_address: self.http_address.or(file.http_address),
+            acme_directory: self.acme_directory.or(file.acme_directory),
+            acme_contact: self.acme_contact.or(file.acme_contact),
+            acme_ca: self.acme_ca.or(file.acme_ca),
             store: self.store.or(file.store),
             key_file: self.key_file.or(file.key_file),
             listen: self.listen.or(file.listen),
@@ -141,6 +161,17 @@ impl HostOptions {
             oidc_admins: if self.oidc_admins.is_empty() { file.oidc_admins } else { self.oidc_admins },
             data_dir: self.data_dir.or(file.data_dir),
         }
+    }
+
+    /// Where routes are served. Whoever wants any port wants any for both.
+    fn routes(&self) -> Ports {
+        let any = self.http_port.filter(|port| *port == 0);
+        Ports { address: self.http_address, http: self.http_port, https: self.https_port.or(any) }
+    }
+
+    fn acme(&self) -> Option<AcmeSettings> {
+        let (contact, roots) = (self.acme_contact.clone(), self.acme_ca.clone());
+        self.acme_directory.clone().map(|directory| AcmeSettings { directory, contact, roots })
     }
 
     fn issuer(&self) -> anyhow::Result<Option<Issuer>> {
@@ -216,8 +247,9 @@ impl Host {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
             let listen = options.listen()?;
-            let HostOptions { http_port, store, key_file, .. } = options;
-            let settings = Settings { data, program, http_port, store, key_file, drivers: None };
+            let (routes, acme) = (options.routes(), options.acme());
+            let HostOptions { store, key_file, .. } = options;
+            let settings = Settings { data, program, routes, acme, store, key_file, drivers: None };
             let server = Arc::new(Server::start(settings).await?);
             let (endpoint, serving) = plimsoll_api::serve(server.clone(), listen).await?;
             let (end, certificate) = (serving.end(), serving.certificate());

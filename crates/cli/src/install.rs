@@ -43,8 +43,16 @@ listen = \"127.0.0.1:7878\"
 #tls-cert = \"/etc/plimsoll/tls.crt\"
 #tls-key = \"/etc/plimsoll/tls.key\"
 
-# The port of the loopback address where routes are served; 0 for any.
+# Where routes are served: the address, 0.0.0.0 for all of this machine, and the ports, 0 for any.
+#http-address = \"0.0.0.0\"
 http-port = 8080
+#https-port = 8443
+
+# The ACME authority that gives certificates for routes with `tls: auto`, by its directory; you agree to its terms of service. It
+# reaches this machine at the ports 80 and 443. Where it writes to, and by what it is trusted if this machine does not know it.
+#acme-directory = \"https://acme-v02.api.letsencrypt.org/directory\"
+#acme-contact = \"ada@example.org\"
+#acme-ca = \"/etc/plimsoll/acme-ca.pem\"
 
 # The PostgreSQL database that keeps everything; a file in the data directory does otherwise.
 #store = \"postgres://plimsoll@localhost/plimsoll\"

@@ -164,8 +164,14 @@ enum Command {
         directory: std::path::PathBuf,
         /// The installation it serves
         installation: plimsoll_model::id::InstallationId,
-        /// The port of the loopback address where routes are served
+        /// The port where routes are served
         port: Option<u16>,
+        /// The address where they are served
+        #[arg(long)]
+        address: Option<std::net::IpAddr>,
+        /// The port where they are served encrypted
+        #[arg(long)]
+        https_port: Option<u16>,
     },
     /// Supervise one instance; the agent starts it
     #[command(hide = true)]
@@ -274,8 +280,9 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
                 .with_context(|| format!("{} cannot be written", directory.display()))?;
             Ok(Ended::Done)
         }
-        Command::Router { directory, installation, port } => {
-            match plimsoll_router::run(&directory, installation, port) {
+        Command::Router { directory, installation, port, address, https_port } => {
+            let ports = plimsoll_router::Ports { address, http: port, https: https_port };
+            match plimsoll_router::run(&directory, installation, ports) {
                 Ok(()) => Ok(Ended::Done),
                 Err(error) if error.is_locked => Ok(Ended::Locked(plimsoll_router::LOCKED)),
                 Err(error) => Err(error.into()),

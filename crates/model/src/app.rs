@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
-use crate::id::{ComponentName, Digest, KeyName, PartName, RuntimeName, TargetName};
+use crate::id::{ComponentName, Digest, KeyName, ObjectName, PartName, RuntimeName, TargetName};
 use crate::image::ImageRef;
 use crate::quantity::{Bytes, Cpu, Span};
 use crate::relation::{Consume, Provide};
@@ -340,9 +340,13 @@ pub struct Route {
     pub path: String,
     /// Name of the port.
     pub port: PartName,
-    /// How the route is encrypted.
+    /// How the route is encrypted. Requests that come in the clear are sent on to `https`, unless it is off.
     #[serde(default)]
     pub tls: TlsMode,
+    /// For how long browsers shall not come in the clear any more (`Strict-Transport-Security`). They keep to that even when
+    /// it is taken back here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Span>,
 }
 
 fn root_path() -> String {
@@ -350,10 +354,22 @@ fn root_path() -> String {
 }
 
 /// How a route is encrypted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// Plain HTTP.
     #[default]
     Off,
+    /// With a certificate that is got and renewed by itself: from the authority that the server is set up with, or, for
+    /// names that mean this machine (`localhost`), from one of its own.
+    Auto,
+    /// With the certificate of this Secret: the chain is its key `tls.crt`, the certificate's key `tls.key`, both as PEM.
+    Secret(ObjectName),
+}
+
+impl TlsMode {
+    /// Whether connections are encrypted.
+    pub fn is_on(&self) -> bool {
+        *self != Self::Off
+    }
 }

@@ -92,8 +92,13 @@ kind!(
     Image, "images", Project, ImageSpec, (), ()
 );
 
+kind!(
+    /// The certificate that a host's routes are served with. Its key is with the router alone.
+    Certificate, "certificates", Installation, CertificateSpec, (), ()
+);
+
 /// The collections of all kinds that are stored.
-pub const PLURALS: [&str; 13] = [
+pub const PLURALS: [&str; 14] = [
     App::PLURAL,
     Project::PLURAL,
     Target::PLURAL,
@@ -107,6 +112,7 @@ pub const PLURALS: [&str; 13] = [
     Receipt::PLURAL,
     Tombstone::PLURAL,
     Image::PLURAL,
+    Certificate::PLURAL,
 ];
 
 /// Declaration of a project.
@@ -356,6 +362,82 @@ pub struct ImageSpec {
     /// What the tag led to before, latest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<EarlierImage>,
+}
+
+/// What is known of a host's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateSpec {
+    /// The host.
+    pub host: String,
+    /// Where it comes from.
+    pub origin: CertificateOrigin,
+    /// SHA-256 of the certificate; absent until the router has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Digest>,
+    /// Until when it is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Why another one is not there, though it is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<CertificateProblem>,
+}
+
+/// A certificate that the router serves a host with, without its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldCertificate {
+    /// Where it comes from.
+    pub origin: CertificateOrigin,
+    /// SHA-256 of the certificate itself.
+    pub fingerprint: Digest,
+    /// From when on it is good.
+    pub begins: Timestamp,
+    /// Until when.
+    pub expires: Timestamp,
+}
+
+impl HeldCertificate {
+    /// When another one is to be got: after two thirds of its time, as authorities recommend.
+    pub fn renew(&self) -> Timestamp {
+        Timestamp(self.begins.0 + self.expires.0.saturating_sub(self.begins.0) / 3 * 2)
+    }
+}
+
+/// Where a certificate comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CertificateOrigin {
+    /// The installation's own authority.
+    Own,
+    /// The authority that the server is set up with.
+    Authority,
+    /// A Secret.
+    Secret,
+}
+
+impl fmt::Display for CertificateOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Own => "own",
+            Self::Authority => "authority",
+            Self::Secret => "secret",
+        })
+    }
+}
+
+/// Why a certificate is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateProblem {
+    /// In words.
+    pub why: String,
+    /// Nothing but a person's act helps; otherwise it is tried again.
+    pub needs_person: bool,
+    /// Attempts in a row that have failed.
+    pub failures: u32,
+    /// When the latest one was made.
+    pub at: Timestamp,
 }
 
 /// What a tag led to once.

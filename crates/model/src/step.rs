@@ -440,6 +440,9 @@ pub struct TableRoute {
     pub path: String,
     /// Encryption.
     pub tls: TlsMode,
+    /// For how long clients are told to come encrypted only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Span>,
     /// The component that answers.
     pub component: ComponentName,
     /// On which of its ports.

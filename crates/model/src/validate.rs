@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::app::{AppSpec, Component, EnvValue, FileContent, Program, Route};
+use crate::app::{AppSpec, Component, EnvValue, FileContent, Program, Route, TlsMode};
 use crate::health::{Health, Probe};
 use crate::id::{ComponentName, PartName};
 use crate::image::ImageRef;
@@ -399,6 +399,16 @@ fn route(check: &mut Check<'_>, it: &Component, route: &Route) {
     let host = route.host.strip_prefix("*.").unwrap_or(&route.host);
     if !host.contains("${") && host.parse::<crate::id::ObjectName>().is_err() {
         check.at("host").fail("not a host name: lower-case letters, digits, `-` and `.`");
+    }
+    let mut tls = check.at("tls");
+    if route.tls.is_on() && route.host.contains("${") {
+        tls.fail("a certificate is for a host that is written out");
+    }
+    if route.tls == TlsMode::Auto && route.host.starts_with("*.") {
+        tls.fail_with("authorities give none for `*` by what routes can show", "tls: {secret: NAME}");
+    }
+    if route.hsts.is_some() && !route.tls.is_on() {
+        check.at("hsts").fail("there is no encryption to keep to: set `tls`");
     }
     if !route.path.starts_with('/') || route.path.contains(char::is_whitespace) || route.path.contains('?') {
         check.at("path").fail("the path must begin with `/` and hold neither white space nor `?`");

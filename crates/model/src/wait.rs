@@ -174,6 +174,16 @@ pub enum Reason {
         /// The App that has it, or its tombstone, if it is one of the same project: others need not know.
         by: Option<ObjectName>,
     },
+    /// A route is to be encrypted, and there is no certificate for its host.
+    CertificateMissing {
+        /// The host.
+        host: String,
+        /// Why, once that is known.
+        why: Option<String>,
+        /// Nothing but a person's act helps.
+        #[serde(rename = "needsPerson")]
+        needs_person: bool,
+    },
     /// The declared revision was rejected.
     Rejected {
         /// The rejection.
@@ -215,6 +225,8 @@ pub enum Owner {
         /// Its host.
         registry: String,
     },
+    /// The authority that gives out certificates.
+    Authority,
     /// Plimsoll.
     Plimsoll,
 }
@@ -227,6 +239,7 @@ impl Reason {
             Self::ImageUnresolved { image, .. } => {
                 Owner::Registry { registry: image.repository().registry().to_owned() }
             }
+            Self::CertificateMissing { needs_person: false, .. } => Owner::Authority,
             Self::Blocked { target, .. } => Owner::Driver { scope: Scope::Node(target.clone()) },
             Self::ProviderNotReady { from } => Owner::Provider { from: from.clone() },
             Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
@@ -242,6 +255,7 @@ impl Reason {
             | Self::RuntimeMissing { .. }
             | Self::NoImage { .. }
             | Self::RouteTaken { .. }
+            | Self::CertificateMissing { .. }
             | Self::Rejected { .. }
             | Self::GateFailed { .. }
             | Self::Paused
@@ -260,30 +274,7 @@ impl Reason {
             Self::NotReady { instance } | Self::Crashing { instance } => {
                 format!("see its output: plimsoll logs {instance}")
             }
-            Self::Blocked { by: Blockage::Disk, target, .. } => format!("free some space on {target}"),
-            Self::Blocked { by: Blockage::Processes, target, .. } => {
-                format!("end some processes on {target}")
-            }
-            Self::Blocked { by: Blockage::Network, target, .. } => {
-                format!("see the copy's log, and `ip link` and `nft list ruleset` on {target}")
-            }
-            Self::Blocked { by: Blockage::Content, .. } => {
-                "apply the file again: plimsoll apply -f FILE".into()
-            }
-            Self::Blocked { by: Blockage::Engine, target, .. } => {
-                format!("start Docker or Podman on {target}, or name its socket: `engine` of target {target}")
-            }
-            Self::Blocked { by: Blockage::Pulling, .. } => "nothing: it ends by itself".into(),
-            Self::Blocked { by: Blockage::Image, .. } => "push the image, or correct `image`".into(),
-            Self::Blocked { by: Blockage::ImageForbidden, .. } => {
-                "give the engine's user a login: docker login, podman login".into()
-            }
-            Self::Blocked { by: Blockage::Registry, .. } => {
-                "see whether the registry is up; it is asked again meanwhile".into()
-            }
-            Self::Blocked { by: Blockage::Refused, instance, .. } => {
-                format!("see what it says: plimsoll logs {instance}")
-            }
+            Self::Blocked { by, target, instance } => unblocked(by, target, instance),
             Self::Soaking | Self::Draining { .. } | Self::Stopping { .. } | Self::ProviderRolling { .. } => {
                 "nothing: it ends by itself".into()
             }
@@ -319,6 +310,12 @@ impl Reason {
             }
             Self::RouteTaken { by: Some(by), .. } => format!("change the route here or in app {by}"),
             Self::RouteTaken { by: None, .. } => "change the route".into(),
+            Self::CertificateMissing { needs_person: true, .. } => {
+                "correct that, or the route's `tls`; see docs/https.md".into()
+            }
+            Self::CertificateMissing { host, .. } => {
+                format!("it is tried again; does {host} lead to this machine?")
+            }
             Self::Rejected { rejection, .. } => {
                 format!("change the component, or lift it: plimsoll retry {rejection}")
             }
@@ -332,6 +329,26 @@ impl Reason {
 /// Whether a name is a tombstone's: names of Apps have no dots.
 fn is_tombstone(name: &ObjectName) -> bool {
     name.as_str().contains('.')
+}
+
+/// What to do about what keeps a copy from its start.
+fn unblocked(by: &Blockage, target: &TargetName, instance: &InstanceId) -> String {
+    match by {
+        Blockage::Disk => format!("free some space on {target}"),
+        Blockage::Processes => format!("end some processes on {target}"),
+        Blockage::Network => {
+            format!("see the copy's log, and `ip link` and `nft list ruleset` on {target}")
+        }
+        Blockage::Content => "apply the file again: plimsoll apply -f FILE".into(),
+        Blockage::Engine => {
+            format!("start Docker or Podman on {target}, or name its socket: `engine` of target {target}")
+        }
+        Blockage::Pulling => "nothing: it ends by itself".into(),
+        Blockage::Image => "push the image, or correct `image`".into(),
+        Blockage::ImageForbidden => "give the engine's user a login: docker login, podman login".into(),
+        Blockage::Registry => "see whether the registry is up; it is asked again meanwhile".into(),
+        Blockage::Refused => format!("see what it says: plimsoll logs {instance}"),
+    }
 }
 
 impl fmt::Display for Reason {
@@ -380,6 +397,12 @@ impl fmt::Display for Reason {
             }
             Self::RouteTaken { route, by: None } => {
                 write!(f, "route {route} belongs to an older app of another project")
+            }
+            Self::CertificateMissing { host, why: None, .. } => {
+                write!(f, "a certificate for {host} is being got")
+            }
+            Self::CertificateMissing { host, why: Some(why), .. } => {
+                write!(f, "there is no certificate for {host}: {why}")
             }
             Self::Rejected { revision, .. } => write!(f, "revision {} was rejected", revision.short()),
             Self::GateFailed { verdict } => {

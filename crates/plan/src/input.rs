@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::id::{Digest, InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
 use plimsoll_model::image::Sought;
-use plimsoll_model::kind::TargetSpec;
+use plimsoll_model::kind::{CertificateProblem, TargetSpec};
 use plimsoll_model::object::{Generation, ObjectKey, Timestamp};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::relation::EndpointRef;
@@ -72,6 +72,8 @@ pub struct Context {
     pub cycle: Option<Vec<ObjectName>>,
     /// What the tags of images lead to, as far as that is known.
     pub images: BTreeMap<Sought, ImageView>,
+    /// Certificates of the hosts that the App's routes name, as far as anything is known of them.
+    pub certificates: BTreeMap<String, CertificateView>,
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
@@ -90,6 +92,7 @@ impl Context {
             endpoints: BTreeMap::new(),
             cycle: None,
             images: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             revisions: BTreeMap::new(),
             taken: BTreeMap::new(),
             avoid: BTreeSet::new(),
@@ -108,6 +111,15 @@ pub struct ImageView {
     pub since: Option<Timestamp>,
     /// Why the latest question has no answer.
     pub problem: Option<String>,
+}
+
+/// What is known of a certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateView {
+    /// The router has one that is good.
+    pub is_there: bool,
+    /// Why another one is not.
+    pub problem: Option<CertificateProblem>,
 }
 
 /// A secret, without its values.

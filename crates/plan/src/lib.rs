@@ -31,6 +31,6 @@ mod survey;
 mod waits;
 
 pub use decide::{Course, Decision, decide};
-pub use input::{Context, EndpointView, ImageView, Input, SecretView};
+pub use input::{CertificateView, Context, EndpointView, ImageView, Input, SecretView};
 pub use outline::{Difference, Outline};
 pub use path::{Path, destination, empty_world, path};

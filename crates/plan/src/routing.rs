@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plimsoll_model::AppSpec;
-use plimsoll_model::app::Component;
+use plimsoll_model::app::{Component, Route};
 use plimsoll_model::id::ComponentName;
 use plimsoll_model::status::Memory;
 use plimsoll_model::step::{Service, Table, TableRoute};
@@ -34,20 +34,20 @@ pub(crate) fn table(
         table.services.insert(name.clone(), Service { ip, ports: component.ports.clone() });
         for route in &component.routes {
             let host = host(&route.host, ip, component);
-            match context.taken.get(&(host.clone(), route.path.clone())) {
-                Some(by) => {
-                    let reason =
-                        Reason::RouteTaken { route: format!("{host}{}", route.path), by: by.clone() };
-                    waits.push(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE));
-                }
-                None => table.routes.push(TableRoute {
-                    host,
-                    path: route.path.clone(),
-                    tls: route.tls,
-                    component: name.clone(),
-                    port: route.port.clone(),
-                }),
+            if let Some(by) = context.taken.get(&(host.clone(), route.path.clone())) {
+                let reason = Reason::RouteTaken { route: format!("{host}{}", route.path), by: by.clone() };
+                waits.push(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE));
+                continue;
             }
+            waits.extend(without_certificate(name, route, context));
+            table.routes.push(TableRoute {
+                host,
+                path: route.path.clone(),
+                tls: route.tls.clone(),
+                hsts: route.hsts,
+                component: name.clone(),
+                port: route.port.clone(),
+            });
         }
     }
     // A component that left the declaration keeps its address until its last copy is gone: others may
@@ -58,6 +58,21 @@ pub(crate) fn table(
         }
     }
     (table, waits)
+}
+
+/// The wait of a route that is to be encrypted and cannot be yet.
+fn without_certificate(name: &ComponentName, route: &Route, context: &Context) -> Option<Wait> {
+    let known = context.certificates.get(&route.host);
+    if !route.tls.is_on() || known.is_some_and(|it| it.is_there) {
+        return None;
+    }
+    let problem = known.and_then(|it| it.problem.as_ref());
+    let reason = Reason::CertificateMissing {
+        host: route.host.clone(),
+        why: problem.map(|it| it.why.clone()),
+        needs_person: problem.is_some_and(|it| it.needs_person),
+    };
+    Some(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE))
 }
 
 /// A route's host with `${host}` and `${port:…}` filled in.

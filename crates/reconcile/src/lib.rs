@@ -10,6 +10,7 @@
 //! Deliberately absent: decisions. What to do is the planner's; whether a step may still be done is the far side's.
 
 mod app;
+mod certificates;
 mod drivers;
 mod execute;
 mod hints;
@@ -20,10 +21,11 @@ mod surroundings;
 mod tombstones;
 
 pub use app::{AppReconciler, Hold, Identity, Settings};
+pub use certificates::{Certificates, Certifier, Uncertified};
 pub use drivers::Drivers;
 pub use execute::Opener;
 pub use hints::{Apps, follow};
 pub use images::{Found, ImageSource, Images, Look, Looks, Unsaid, known_image};
 pub use orphans::{Orphan, Orphans, SweepError};
-pub use surroundings::{DEFAULT_TARGET, route_claim};
+pub use surroundings::{DEFAULT_TARGET, certificate_name, encrypted_hosts, route_claim};
 pub use tombstones::{Tombstones, abandon, forget};

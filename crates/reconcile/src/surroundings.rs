@@ -5,13 +5,13 @@ use std::fmt;
 
 use plimsoll_model::app::EnvValue;
 use plimsoll_model::id::{ComponentName, Digest, ObjectName, PlanNo, RevisionNo, TargetName, Uid};
-use plimsoll_model::kind::{AppRevisions, Claim, ClaimSpec, ImageSpec};
+use plimsoll_model::kind::{AppRevisions, Certificate, CertificateSpec, Claim, ClaimSpec, ImageSpec};
 use plimsoll_model::operations::Power;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::step::Plan;
 use plimsoll_model::template::{self, Part};
 use plimsoll_model::{App, AppSpec, Component, Metadata, Object, ObjectKey, Project, Secret, Target};
-use plimsoll_plan::{Context, EndpointView, ImageView, SecretView};
+use plimsoll_plan::{CertificateView, Context, EndpointView, ImageView, SecretView};
 use plimsoll_store::{Scope, Store, StoreError};
 
 use crate::images::known_image;
@@ -56,7 +56,30 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
         }
     }
     context.taken = taken(store, app, &context.target).await?;
+    for host in encrypted_hosts(&app.spec) {
+        let key = ObjectKey::of_installation(certificate_name(host));
+        if let Some(known) = store.get::<Certificate>(&Scope::All, &key).await? {
+            let CertificateSpec { fingerprint, problem, .. } = known.spec;
+            let view = CertificateView { is_there: fingerprint.is_some(), problem };
+            context.certificates.insert(host.to_owned(), view);
+        }
+    }
     Ok(context)
+}
+
+/// Hosts of an App's routes that are to be encrypted.
+pub fn encrypted_hosts(spec: &AppSpec) -> impl Iterator<Item = &str> {
+    let routes = spec.components.values().flat_map(|component| component.routes.iter());
+    routes.filter(|route| route.tls.is_on()).map(|route| route.host.as_str())
+}
+
+/// The name of what is known of a host's certificate.
+pub fn certificate_name(host: &str) -> ObjectName {
+    let digest = Digest::of_bytes(host.as_bytes()).short();
+    let readable = host.trim_start_matches("*.");
+    format!("{}.{}", readable.get(..200).unwrap_or(readable).trim_end_matches('.'), &digest[..6])
+        .parse()
+        .expect("a host and a digest form a name")
 }
 
 /// The current plan, where it is still kept.
@@ -102,7 +125,7 @@ pub(crate) fn is_of_route(claim: &ObjectName) -> bool {
     claim.as_str().starts_with(ROUTE)
 }
 
-async fn target_of(store: &Store, app: &Object<App>) -> Result<TargetName, StoreError> {
+pub(crate) async fn target_of(store: &Store, app: &Object<App>) -> Result<TargetName, StoreError> {
     if let Some(target) = &app.spec.target {
         return Ok(target.clone());
     }

@@ -1,5 +1,6 @@
 //! The router's end of the control socket.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
+use crate::certificates::Certificates;
 use crate::state::State;
 use crate::tcp::Listeners;
 use crate::wire::{Answer, LONGEST, Request, SOCKET};
@@ -18,15 +20,17 @@ pub(crate) struct Control {
     pub(crate) state: Arc<State>,
     pub(crate) listeners: Listeners,
     pub(crate) address: SocketAddr,
+    pub(crate) tls_address: SocketAddr,
+    pub(crate) certificates: Arc<Certificates>,
     pub(crate) end: Notify,
 }
 
 /// Binds the socket; whoever may use it is decided by the directory's permissions.
-pub(crate) fn bind(directory: &Path) -> std::io::Result<UnixListener> {
+pub(crate) fn bind(directory: &Path) -> io::Result<UnixListener> {
     let path = directory.join(SOCKET);
     // Ours to remove: we hold the directory's lock.
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     UnixListener::bind(path)
@@ -68,6 +72,12 @@ impl Control {
         match request {
             Request::Observe(app) => Answer::View(self.state.view(&app)),
             Request::Address => Answer::Address(self.address),
+            Request::TlsAddress => Answer::Address(self.tls_address),
+            Request::Certificates => Answer::Certificates(self.certificates.held()),
+            Request::Certify { host, certificate } => {
+                self.kept(move |it| it.keep(host, certificate.map(|it| *it))).await
+            }
+            Request::Show { host, proof } => self.kept(move |it| it.show(host, proof)).await,
             Request::End if self.state.is_idle() => {
                 self.end.notify_one();
                 Answer::Done
@@ -85,6 +95,18 @@ impl Control {
                     Err(error) => Answer::Failed(DriverError::Transient(error.to_string()).into()),
                 }
             }
+        }
+    }
+
+    /// Changes something about certificates, which is written to disk.
+    async fn kept(&self, change: impl FnOnce(&Certificates) -> io::Result<()> + Send + 'static) -> Answer {
+        let certificates = self.certificates.clone();
+        match tokio::task::spawn_blocking(move || change(&certificates)).await {
+            Ok(Ok(())) => Answer::Done,
+            Ok(Err(error)) => Answer::Failed(
+                DriverError::Transient(format!("the certificate cannot be kept: {error}")).into(),
+            ),
+            Err(error) => Answer::Failed(DriverError::Transient(error.to_string()).into()),
         }
     }
 }

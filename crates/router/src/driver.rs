@@ -1,22 +1,27 @@
 //! The control plane's end: a driver that talks to the router process, and starts it when there is none.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use plimsoll_certificate::{Pair, Proof, Prover};
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
 use plimsoll_model::id::{TargetName, Uid};
+use plimsoll_model::kind::HeldCertificate;
 use plimsoll_model::step::{Fence, Scope, Step};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use crate::certificates::{Kept, Shown};
 use crate::wire::{Answer, Request, SOCKET};
 
 /// How long a router may take to start.
@@ -86,6 +91,51 @@ impl RouterDriver {
         }
     }
 
+    /// Where routes are served that are encrypted.
+    ///
+    /// # Errors
+    /// When the router cannot be reached.
+    pub async fn tls_address(&self) -> Result<SocketAddr, DriverError> {
+        match self.shared.ask(&Request::TlsAddress).await? {
+            Answer::Address(address) => Ok(address),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Which certificates it serves hosts with.
+    ///
+    /// # Errors
+    /// When the router cannot be reached, or is of a version that knows none.
+    pub async fn certificates(&self) -> Result<BTreeMap<String, HeldCertificate>, DriverError> {
+        match self.shared.ask(&Request::Certificates).await? {
+            Answer::Certificates(held) => Ok(held),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Has a host served with another certificate from now on; with none, if there is none. Connections that are there go on.
+    ///
+    /// # Errors
+    /// When the router cannot be reached, or cannot keep it.
+    pub async fn certify(
+        &self,
+        host: &str,
+        certificate: Option<(HeldCertificate, Pair)>,
+    ) -> Result<(), DriverError> {
+        let certificate = certificate.map(|(held, Pair { chain, key })| {
+            // It leaves us for a file of the router's, which only its owner reads.
+            Box::new(Kept { held, chain, key: key.expose().clone() })
+        });
+        self.tell(&Request::Certify { host: host.to_owned(), certificate }).await
+    }
+
+    async fn tell(&self, request: &Request) -> Result<(), DriverError> {
+        match self.shared.ask(request).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Starts the router again at once whenever it ends, for as long as this is polled.
     pub async fn keep(&self) {
         while !self.shared.ending.load(Ordering::Acquire) {
@@ -106,6 +156,23 @@ impl RouterDriver {
             Answer::Done => Ok(true),
             _ => Ok(false),
         }
+    }
+}
+
+impl Prover for RouterDriver {
+    fn show(
+        &self,
+        host: &str,
+        proof: Option<Proof>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        let proof = proof.map(|proof| match proof {
+            Proof::File { token, text } => Shown::File { token, text },
+            Proof::Certificate(Pair { chain, key }) => {
+                Shown::Certificate { chain, key: key.expose().clone() }
+            }
+        });
+        let request = Request::Show { host: host.to_owned(), proof };
+        Box::pin(async move { self.tell(&request).await.map_err(|error| error.to_string()) })
     }
 }
 

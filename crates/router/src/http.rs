@@ -15,10 +15,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
 use crate::access::{self, AccessLog, Line};
+use crate::certificates::{self, Certificates};
 use crate::passing::{BrokenOff, LARGEST_REQUEST, Passing};
 use crate::state::{InFlight, State};
 use crate::upstream::{NoAnswer, Upstream};
@@ -50,6 +53,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The port that `https` means by itself.
+const HTTPS: u16 = 443;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 type AnyBody = UnsyncBoxBody<Bytes, BrokenOff>;
@@ -57,21 +63,40 @@ type AnyBody = UnsyncBoxBody<Bytes, BrokenOff>;
 /// What every connection needs.
 pub(crate) struct Front {
     state: Arc<State>,
+    certificates: Arc<Certificates>,
+    /// The port where routes are served encrypted.
+    tls_port: u16,
     upstream: Upstream,
     log: AccessLog,
 }
 
-/// Accepts connections until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, state: Arc<State>, log: AccessLog) {
-    let front = Arc::new(Front { state, upstream: Upstream::default(), log });
+impl Front {
+    pub(crate) fn new(
+        state: Arc<State>,
+        certificates: Arc<Certificates>,
+        tls_port: u16,
+        log: AccessLog,
+    ) -> Arc<Self> {
+        Arc::new(Self { state, certificates, tls_port, upstream: Upstream::default(), log })
+    }
+}
+
+/// Accepts connections until it is dropped, encrypted ones where there is an acceptor.
+pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, front: Arc<Front>) {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, client)) => {
-                let front = front.clone();
+                let (front, tls) = (front.clone(), tls.clone());
                 tokio::spawn(async move {
-                    connection(stream, client, front).await;
+                    stream.set_nodelay(true).ok();
+                    rustix::net::sockopt::set_socket_keepalive(&stream, true).ok();
+                    if let Some(tls) = tls {
+                        encrypted(stream, &tls, client, front).await;
+                    } else {
+                        connection(stream, Client { address: client, is_encrypted: false }, front).await;
+                    }
                     drop(permit);
                 });
             }
@@ -81,13 +106,31 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>, log: AccessL
     }
 }
 
-async fn connection(stream: TcpStream, client: SocketAddr, front: Arc<Front>) {
-    stream.set_nodelay(true).ok();
+/// Whoever is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    address: SocketAddr,
+    is_encrypted: bool,
+}
+
+async fn encrypted(stream: TcpStream, tls: &TlsAcceptor, address: SocketAddr, front: Arc<Front>) {
+    // Whoever cannot be talked to, or says nothing, is left alone.
+    let Ok(Ok(stream)) = tokio::time::timeout(HEAD, tls.accept(stream)).await else { return };
+    if certificates::is_for_proof(stream.get_ref().1.alpn_protocol()) {
+        return;
+    }
+    connection(stream, Client { address, is_encrypted: true }, front).await;
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Client,
+    front: Arc<Front>,
+) {
     let service = service_fn(move |request| {
         let front = front.clone();
         async move { Ok::<_, Infallible>(front.answer(request, client).await) }
     });
-    rustix::net::sockopt::set_socket_keepalive(&stream, true).ok();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(LARGEST_HEAD as usize);
     let mut http2 = builder.http2();
@@ -104,13 +147,13 @@ struct Refusal {
 }
 
 impl Front {
-    async fn answer(&self, mut request: Request<Incoming>, client: SocketAddr) -> Response<AnyBody> {
+    async fn answer(&self, mut request: Request<Incoming>, client: Client) -> Response<AnyBody> {
         let began = Instant::now();
         let id = request_id(request.headers_mut());
         let mut line = Line {
             at: access::now(),
             id: id.to_str().unwrap_or_default().to_owned(),
-            client: client.ip().to_string(),
+            client: client.address.ip().to_string(),
             method: request.method().to_string(),
             host: host(&request).unwrap_or_default(),
             path: request.uri().path().to_owned(),
@@ -118,15 +161,13 @@ impl Front {
             took: 0,
             member: None,
         };
-        let result = self.lead(request, client, &mut line).await;
+        let result = match self.shortcut(&request, client, &line.host) {
+            Some(response) => Ok(response),
+            None => self.lead(request, client, &mut line).await,
+        };
         let mut response = result.unwrap_or_else(|refusal| {
             let text = format!("{} {}\nrequest {}\n", refusal.status.as_u16(), refusal.what, line.id);
-            let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
-            let mut response = Response::new(body);
-            *response.status_mut() = refusal.status;
-            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, plain);
-            response
+            own(refusal.status, text)
         });
         response.headers_mut().insert(REQUEST_ID, id);
         line.status = response.status().as_u16();
@@ -135,10 +176,30 @@ impl Front {
         response
     }
 
+    /// What is answered without any copy: the proof that an authority asks for, and the way to the encrypted port.
+    fn shortcut(&self, request: &Request<Incoming>, client: Client, host: &str) -> Option<Response<AnyBody>> {
+        if client.is_encrypted {
+            return None;
+        }
+        let path = request.uri().path();
+        if let Some(text) = self.certificates.proof(host, path) {
+            return Some(own(StatusCode::OK, text));
+        }
+        let routing = self.state.routing();
+        routing.find(host, path).filter(|route| route.tls)?;
+        let port = if self.tls_port == HTTPS { String::new() } else { format!(":{}", self.tls_port) };
+        let whole = request.uri().path_and_query().map_or("/", |it| it.as_str());
+        let place = HeaderValue::from_str(&format!("https://{host}{port}{whole}")).ok()?;
+        // The same method, with the same body.
+        let mut response = own(StatusCode::PERMANENT_REDIRECT, format!("308 see {}\n", place.to_str().ok()?));
+        response.headers_mut().insert(header::LOCATION, place);
+        Some(response)
+    }
+
     async fn lead(
         &self,
         mut request: Request<Incoming>,
-        client: SocketAddr,
+        client: Client,
         line: &mut Line,
     ) -> Result<Response<AnyBody>, Refusal> {
         let path = request.uri().path().to_owned();
@@ -155,10 +216,12 @@ impl Front {
         let mut tried = Vec::new();
         loop {
             let routing = self.state.routing();
-            let backend = routing.find(&line.host, &path).ok_or_else(|| Refusal {
+            let route = routing.find(&line.host, &path).ok_or_else(|| Refusal {
                 status: StatusCode::NOT_FOUND,
                 what: format!("no route leads from {}{path}", line.host),
             })?;
+            let backend = &route.backend;
+            let hsts = route.hsts.filter(|_| client.is_encrypted);
             let Some(in_flight) = backend.pick(&tried) else {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 if Instant::now() >= give_up {
@@ -189,7 +252,16 @@ impl Front {
                 () = late => Err(()),
             };
             request = match answered {
-                Ok(Ok(response)) => return Ok(answer_of(response, in_flight, upgrade)),
+                Ok(Ok(response)) => {
+                    let mut response = answer_of(response, in_flight, upgrade);
+                    if let Some(hsts) = hsts {
+                        let value = HeaderValue::from_str(&format!("max-age={}", hsts.millis / 1000));
+                        value
+                            .map(|it| response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, it))
+                            .ok();
+                    }
+                    return Ok(response);
+                }
                 // It never saw the request: another one may have it, whatever the method.
                 Ok(Err(NoAnswer::NotSent(unsent))) => *unsent,
                 Ok(Err(NoAnswer::Broken(error))) => return Err(broken(&error)),
@@ -200,6 +272,16 @@ impl Front {
             };
         }
     }
+}
+
+/// An answer of the router's own.
+fn own(status: StatusCode, text: String) -> Response<AnyBody> {
+    let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
 }
 
 fn refused_body(broken: &BrokenOff, status: StatusCode) -> Refusal {
@@ -299,7 +381,7 @@ fn remove_hop_headers(headers: &mut HeaderMap) {
 /// Makes a client's request one to a member.
 fn forward_headers(
     request: &mut Request<Incoming>,
-    client: SocketAddr,
+    client: Client,
     host: &str,
     protocol: Option<&HeaderValue>,
 ) {
@@ -320,8 +402,8 @@ fn forward_headers(
         }
     };
     // What a client says of itself is not passed on: it may be made up.
-    set("x-forwarded-for", &client.ip().to_string());
-    set("x-forwarded-proto", "http");
+    set("x-forwarded-for", &client.address.ip().to_string());
+    set("x-forwarded-proto", if client.is_encrypted { "https" } else { "http" });
     set("x-forwarded-host", host);
     if !headers.contains_key(header::HOST)
         && let Ok(host) = HeaderValue::from_str(host)

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -16,18 +16,16 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
 use crate::access::AccessLog;
+use crate::certificates::Certificates;
 use crate::control::{self, Control};
-use crate::http;
+use crate::http::{self, Front};
+use crate::socket;
 use crate::state::State;
 use crate::tcp::Listeners;
-
-/// Where routes are served the first time, if that port is free; afterwards always where they were.
-const USUAL_PORT: u16 = 8080;
 
 /// Threads that pass on traffic.
 const MOST_WORKERS: usize = 8;
 
-const LISTEN: &str = "listen.json";
 const LOCK: &str = "lock";
 
 /// Why a router could not start.
@@ -45,12 +43,22 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RouterError {
     move |source| RouterError { what, is_locked: false, source }
 }
 
-/// Serves what is in a directory until it is told to end: on the given port of the loopback address, or where it did
-/// before, or on the usual port, or on any.
+/// Where a router serves routes: what is absent stays as it was, and is the loopback address and a usual port at first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// The address.
+    pub address: Option<IpAddr>,
+    /// Its port; 0 for any.
+    pub http: Option<u16>,
+    /// Its port for encrypted connections; 0 for any.
+    pub https: Option<u16>,
+}
+
+/// Serves what is in a directory until it is told to end.
 ///
 /// # Errors
 /// [`RouterError`], before anything is served.
-pub fn run(directory: &Path, installation: InstallationId, port: Option<u16>) -> Result<(), RouterError> {
+pub fn run(directory: &Path, installation: InstallationId, ports: Ports) -> Result<(), RouterError> {
     // It outlives whoever started it. A leader of a process group is separated well enough already.
     rustix::process::setsid().ok();
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make its directory"))?;
@@ -65,7 +73,7 @@ pub fn run(directory: &Path, installation: InstallationId, port: Option<u16>) ->
         ..failed("take its lock: another one runs")(errno.into())
     })?;
     let runtime = runtime().map_err(failed("start its threads"))?;
-    runtime.block_on(serve(directory, installation, port))
+    runtime.block_on(serve(directory, installation, ports))
 }
 
 /// As many workers as there are cores for us, up to a few: a single one wakes nobody else.
@@ -76,44 +84,69 @@ fn runtime() -> io::Result<Runtime> {
     }
 }
 
-async fn serve(directory: &Path, installation: InstallationId, port: Option<u16>) -> Result<(), RouterError> {
+async fn serve(directory: &Path, installation: InstallationId, ports: Ports) -> Result<(), RouterError> {
     let state = State::open(directory.to_owned(), installation).map_err(failed("read its tables"))?;
     let state = Arc::new(state);
-    let listener = listen(directory, port).await.map_err(failed("listen for requests"))?;
-    let address = listener.local_addr().map_err(failed("listen for requests"))?;
-    let listeners = Listeners::default();
+    let certificates = Certificates::open(directory.to_owned()).map_err(failed("read its certificates"))?;
+    let certificates = Arc::new(certificates);
+    let acceptor = certificates.acceptor().map_err(io::Error::other).map_err(failed("encrypt anything"))?;
+    let listening = failed("listen for requests");
+    let plain = listen(directory, &PLAIN, ports.address, ports.http).map_err(&listening)?;
+    let tls = listen(directory, &ENCRYPTED, ports.address, ports.https).map_err(&listening)?;
+    let address = plain.local_addr().map_err(&listening)?;
+    let tls_address = tls.local_addr().map_err(&listening)?;
+    let shared =
+        if address.ip().is_unspecified() { vec![address.port(), tls_address.port()] } else { Vec::new() };
+    let listeners = Listeners::beside(shared);
     listeners
         .serve(&state, &tokio::runtime::Handle::current(), &state.routing().services())
         .map_err(failed("listen on an address"))?;
     let socket = control::bind(directory).map_err(failed("make its control socket"))?;
-    let control = Arc::new(Control { state: state.clone(), listeners, address, end: Notify::new() });
+    let front =
+        Front::new(state.clone(), certificates.clone(), tls_address.port(), AccessLog::open(directory));
+    let control =
+        Arc::new(Control { state, listeners, address, tls_address, certificates, end: Notify::new() });
     tokio::select! {
-        () = http::serve(listener, state, AccessLog::open(directory)) => {}
+        () = http::serve(plain, None, front.clone()) => {}
+        () = http::serve(tls, Some(acceptor), front) => {}
         () = control::serve(socket, control.clone()) => {}
         () = control.end.notified() => {}
     }
     Ok(())
 }
 
+/// A listener: the file that says where it was, and the port that it has the first time, if that is free.
+struct Place {
+    file: &'static str,
+    usual: u16,
+}
+
+const PLAIN: Place = Place { file: "listen.json", usual: 8080 };
+const ENCRYPTED: Place = Place { file: "listen-tls.json", usual: 8443 };
+
 /// Listens where it is told to, else where it always did.
-async fn listen(directory: &Path, port: Option<u16>) -> io::Result<TcpListener> {
+fn listen(
+    directory: &Path,
+    place: &Place,
+    address: Option<IpAddr>,
+    port: Option<u16>,
+) -> io::Result<TcpListener> {
+    let before = read::<SocketAddr>(directory, place.file)?;
+    let ip = address.or(before.map(|it| it.ip())).unwrap_or(Ipv4Addr::LOCALHOST.into());
     // Any port is any port once: afterwards it is the one that people know.
-    let told = port.filter(|port| *port != 0).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let wanted = match told {
-        Some(address) => Some(address),
-        None => read::<SocketAddr>(directory, LISTEN)?,
+    let known = port.filter(|port| *port != 0).or(before.map(|it| it.port()));
+    let listener = if let Some(port) = known {
+        let wanted = SocketAddr::new(ip, port);
+        let busy = |error: io::Error| io::Error::new(error.kind(), format!("{wanted}: {error}"));
+        bind(wanted).map_err(busy)?
+    } else {
+        let usual = if port.is_some() { 0 } else { place.usual };
+        bind(SocketAddr::new(ip, usual)).or_else(|_| bind(SocketAddr::new(ip, 0)))?
     };
-    let usual = if port.is_some() { 0 } else { USUAL_PORT };
-    let listener = match wanted {
-        Some(address) => {
-            let busy = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-            TcpListener::bind(address).await.map_err(busy)?
-        }
-        None => match TcpListener::bind((Ipv4Addr::LOCALHOST, usual)).await {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
-        },
-    };
-    write_durably(directory, LISTEN, &listener.local_addr()?)?;
+    write_durably(directory, place.file, &listener.local_addr()?)?;
     Ok(listener)
+}
+
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::from_std(socket::front(at)?)
 }

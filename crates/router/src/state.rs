@@ -88,9 +88,14 @@ impl Backend {
 
 /// A route in the order in which it is tried.
 #[derive(Debug)]
-struct Route {
+pub(crate) struct Route {
     path: String,
-    backend: Arc<Backend>,
+    /// Who answers.
+    pub(crate) backend: Arc<Backend>,
+    /// Whether it is served encrypted only.
+    pub(crate) tls: bool,
+    /// For how long clients are told so.
+    pub(crate) hsts: Option<Span>,
 }
 
 /// What is served at one moment, ready to be looked up.
@@ -101,12 +106,12 @@ pub(crate) struct Routing {
 }
 
 impl Routing {
-    /// The backend of a request: the exact host before `*.` hosts, the longest path first.
-    pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Arc<Backend>> {
+    /// The route of a request: the exact host before `*.` hosts, the longest path first.
+    pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Route> {
         let wildcard = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
         let hosts = [self.hosts.get(host), wildcard.as_ref().and_then(|host| self.hosts.get(host))];
         let mut routes = hosts.into_iter().flatten().flatten();
-        routes.find(|route| covers(&route.path, path)).map(|route| &route.backend)
+        routes.find(|route| covers(&route.path, path))
     }
 
     /// The backend of a stable address.
@@ -292,7 +297,12 @@ impl Inner {
             for route in &app.table.routes {
                 let Some(backend) = backends.get(&(&route.component, &route.port)) else { continue };
                 let routes = routing.hosts.entry(route.host.to_lowercase()).or_default();
-                routes.push(Route { path: route.path.clone(), backend: backend.clone() });
+                routes.push(Route {
+                    path: route.path.clone(),
+                    backend: backend.clone(),
+                    tls: route.tls.is_on(),
+                    hsts: route.hsts,
+                });
             }
         }
         for routes in routing.hosts.values_mut() {

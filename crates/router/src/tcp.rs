@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plimsoll_model::world::from_containers;
-use rustix::net::sockopt::{set_ip_freebind, set_socket_reuseaddr};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
+use crate::socket;
 use crate::state::{InFlight, State};
 
 /// How long a member may take to accept a connection.
@@ -23,16 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks for a ready member.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Connections that wait to be accepted at most, as the standard library has it.
-const BACKLOG: i32 = 4096;
-
 /// The addresses that are listened to.
-#[derive(Default)]
 pub(crate) struct Listeners {
     tasks: Mutex<BTreeMap<SocketAddr, Vec<AbortHandle>>>,
+    /// Ports at which routes are served at every address.
+    shared: Vec<u16>,
 }
 
 impl Listeners {
+    /// None yet, beside those of the front.
+    pub(crate) fn beside(shared: Vec<u16>) -> Self {
+        Self { tasks: Mutex::default(), shared }
+    }
+
     /// Listens to exactly these addresses. If one cannot be had, everything stays as it was.
     pub(crate) fn serve(
         &self,
@@ -43,7 +45,7 @@ impl Listeners {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = Vec::new();
         for at in wanted.iter().filter(|at| !tasks.contains_key(at)) {
-            let listener = std::net::TcpListener::bind(at)
+            let listener = socket::stable(*at, &self.shared)
                 .map_err(|error| io::Error::new(error.kind(), format!("{at}: {error}")))?;
             new.push((*at, listener));
         }
@@ -53,7 +55,6 @@ impl Listeners {
             let listeners = [Some(listener), for_containers(at).ok()];
             let mut serving = Vec::new();
             for listener in listeners.into_iter().flatten() {
-                listener.set_nonblocking(true)?;
                 let listener = TcpListener::from_std(listener)?;
                 serving.push(runtime.spawn(accept(at, listener, state.clone())).abort_handle());
             }
@@ -74,17 +75,7 @@ impl Listeners {
 /// the first container.
 fn for_containers(at: SocketAddr) -> io::Result<std::net::TcpListener> {
     let SocketAddr::V4(at) = at else { return Err(io::ErrorKind::Unsupported.into()) };
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        Some(rustix::net::ipproto::TCP),
-    )?;
-    set_ip_freebind(&socket, true)?;
-    set_socket_reuseaddr(&socket, true)?;
-    rustix::net::bind(&socket, &SocketAddr::from((from_containers(*at.ip()), at.port())))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
+    socket::free(SocketAddr::from((from_containers(*at.ip()), at.port())))
 }
 
 async fn accept(at: SocketAddr, listener: TcpListener, state: Arc<State>) {

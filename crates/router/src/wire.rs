@@ -1,10 +1,15 @@
 //! What control plane and router say to each other: one line of JSON each way, over a unix socket.
 
+use std::collections::BTreeMap;
+
 use plimsoll_driver::{DriverError, Refusal};
 use plimsoll_model::id::Uid;
+use plimsoll_model::kind::HeldCertificate;
 use plimsoll_model::step::{Fence, Step};
 use plimsoll_model::world::RouterView;
 use serde::{Deserialize, Serialize};
+
+use crate::certificates::{Kept, Shown};
 
 /// The socket's name in the router's directory.
 pub(crate) const SOCKET: &str = "control.sock";
@@ -23,6 +28,20 @@ pub(crate) enum Request {
     },
     /// Where routes are served.
     Address,
+    /// Where those are served that are encrypted.
+    TlsAddress,
+    /// Which certificates there are.
+    Certificates,
+    /// Serve a host with another certificate, or with none.
+    Certify {
+        host: String,
+        certificate: Option<Box<Kept>>,
+    },
+    /// Show an authority that we answer for a host, or do so no longer.
+    Show {
+        host: String,
+        proof: Option<Shown>,
+    },
     /// End, if nothing is published.
     End,
 }
@@ -34,6 +53,7 @@ pub(crate) enum Answer {
     View(RouterView),
     Done,
     Address(std::net::SocketAddr),
+    Certificates(BTreeMap<String, HeldCertificate>),
     Failed(Failure),
 }
 

@@ -10,7 +10,10 @@ use plimsoll_model::object::{Generation, Metadata, Revision};
 use plimsoll_model::wait::Reason;
 use plimsoll_model::{App, Object, ObjectKey, Secret};
 use plimsoll_plan::resolve::{Tags, resolve, sought};
-use plimsoll_plan::{Context, Difference, ImageView, Input, Outline, Path, SecretView, path};
+use plimsoll_plan::{
+    CertificateView, Context, Difference, ImageView, Input, Outline, Path, SecretView, path,
+};
+use plimsoll_reconcile::encrypted_hosts;
 use plimsoll_store::{Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +61,11 @@ pub async fn plan(
             }
         }
         look_up_images(server, &mut input).await;
+        // Who gets certificates does so once the App is declared; until then nothing speaks against it.
+        for host in encrypted_hosts(&input.spec) {
+            let hoped = || CertificateView { is_there: true, problem: None };
+            input.context.certificates.entry(host.to_owned()).or_insert_with(hoped);
+        }
         planned.push(Planned { key, path: path(&input) });
     }
     server.reviews.remember(&planned);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,10 @@ use plimsoll_model::kind::{ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
-    AppReconciler, Apps, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images, Looks, Orphan,
-    Orphans, SweepError, Tombstones, follow,
+    AppReconciler, Apps, Certificates, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images, Looks,
+    Orphan, Orphans, SweepError, Tombstones, follow,
 };
-use plimsoll_router::RouterDriver;
+use plimsoll_router::{Ports, RouterDriver};
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use crate::access::Caller;
 use crate::apply::ApplyError;
 use crate::backup::installation_key;
+use crate::certificates;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::gate::Gate;
@@ -56,8 +57,10 @@ pub struct Settings {
     pub data: PathBuf,
     /// The program itself: `PROGRAM shim DIRECTORY` is a supervisor, `PROGRAM router DIRECTORY INSTALLATION` a router.
     pub program: PathBuf,
-    /// The port of the loopback address where routes are served; where they were, or any, if it is not given.
-    pub http_port: Option<u16>,
+    /// Where routes are served; where they were, if it is not given.
+    pub routes: Ports,
+    /// The authority that gives certificates for routes, if there is one.
+    pub acme: Option<plimsoll_certificate::Settings>,
     /// The address of the database that keeps everything; a file in the data directory does if none is given.
     pub store: Option<String>,
     /// The file that opens the installation's secrets; one in the data directory does if none is given.
@@ -82,11 +85,13 @@ pub enum StartError {
     #[error("the local node cannot be kept")]
     Agent(#[from] AgentError),
     /// The port that was asked for cannot be served.
-    #[error("the port for routes cannot be served: stop what has it, or give another --http-port")]
-    Router(#[source] DriverError),
-    /// A router runs already, and serves another port.
     #[error(
-        "routes are served at {0} by a router that runs: leave out --http-port, or end what it serves first"
+        "routes cannot be served there: stop what has the port, or give another --http-port or --https-port"
+    )]
+    Router(#[source] DriverError),
+    /// A router runs already, and serves elsewhere.
+    #[error(
+        "routes are served at {0} by a router that runs: leave out where to serve them, or end what it serves first"
     )]
     Served(SocketAddr),
     /// The system refused something else.
@@ -119,7 +124,10 @@ impl LocalNode {
         let tables = data.path().join("router");
         let installation = data.installation().to_string();
         let mut command = vec![program.clone(), "router".into(), tables.display().to_string(), installation];
-        command.extend(settings.http_port.map(|port| port.to_string()));
+        let Ports { address, http, https } = settings.routes;
+        command.extend(http.map(|port| port.to_string()));
+        command.extend(address.map(|address| format!("--address={address}")));
+        command.extend(https.map(|port| format!("--https-port={port}")));
         let router = RouterDriver::new(target.clone(), tables, command);
         if let Some(drivers) = settings.drivers.clone() {
             return Ok(Self { agent: None, router, drivers });
@@ -133,16 +141,26 @@ impl LocalNode {
             shim: vec![program, "shim".into()],
             on_change: Arc::new(move |app| marker.mark(app)),
         })?;
-        if let Some(wanted) = settings.http_port.filter(|port| *port != 0) {
-            // Who names a port wants that one. Without, a router that does not start is a wait like any other.
+        // Who names a place wants that one. Without, a router that does not start is a wait like any other.
+        let named = |port: Option<u16>| port.filter(|port| *port != 0);
+        if named(http).is_some() || address.is_some() {
             let served = router.address().await.map_err(StartError::Router)?;
-            if served.port() != wanted {
-                return Err(StartError::Served(served));
-            }
+            elsewhere(served, address, named(http))?;
+        }
+        if named(https).is_some() {
+            let served = router.tls_address().await.map_err(StartError::Router)?;
+            elsewhere(served, address, named(https))?;
         }
         let drivers = Drivers::new().with(agent.clone()).with(router.clone());
         Ok(Self { agent: Some(agent), router, drivers })
     }
+}
+
+/// Refuses what is served elsewhere than it is wanted.
+fn elsewhere(served: SocketAddr, address: Option<IpAddr>, port: Option<u16>) -> Result<(), StartError> {
+    let is_there =
+        port.is_none_or(|port| port == served.port()) && address.is_none_or(|ip| ip == served.ip());
+    if is_there { Ok(()) } else { Err(StartError::Served(served)) }
 }
 
 /// A control plane at work. It ends when this is dropped; what it keeps runs on.
@@ -205,16 +223,21 @@ impl Server {
             Pace::default(),
         ));
         tasks.spawn(follow(store.clone(), hints.clone()));
-        if settings.drivers.is_none() {
-            let kept = router.clone();
-            tasks.spawn(async move { kept.keep().await });
-        }
         let (found, orphans) = watch::channel(Vec::new());
         tasks.spawn(sweep(Orphans::new(store.clone(), drivers.clone(), identity.clone()), found));
         tasks.spawn(bury(Tombstones::new(store.clone(), drivers.clone(), identity.clone())));
         let images: Arc<dyn ImageSource> = Arc::new(Sources::new(agent.clone()));
         let (looks, asked) = Looks::new();
         tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone(), asked).run());
+        if settings.drivers.is_none() {
+            let kept = router.clone();
+            tasks.spawn(async move { kept.keep().await });
+            let source = certificates::Sources::new(&settings, data.path(), router.clone(), clock.clone());
+            let (opener, hold) = (data.keyring().clone(), identity.hold.clone());
+            let (store, clock, hints) = (store.clone(), clock.clone(), hints.clone());
+            let certificates = Certificates::new(store, Arc::new(source), opener, clock, hints, hold);
+            tasks.spawn(certificates.run());
+        }
         let tidying = Arc::default();
         tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
         let reviews = Reviews::default();
@@ -285,6 +308,12 @@ impl Server {
     pub async fn note_exec(&self, caller: &Caller, kind: &str, copy: &ObjectKey) -> Result<(), StoreError> {
         let entry = self.entry(caller, Action::Exec, kind, copy);
         self.store.commit(&Scope::All, Batch::new().audited(entry)).await
+    }
+
+    /// The file with the certificate of the installation's own authority, once there is one.
+    pub fn authority(&self) -> Option<PathBuf> {
+        let file = self.data.path().join(plimsoll_certificate::OwnAuthority::FILE);
+        file.exists().then_some(file)
     }
 
     /// The router of the local node.

@@ -3,11 +3,13 @@
 //! Deliberately absent: pretending. A server that is not installed fails the test that needs it, and says what to install;
 //! `./test` installs all of them.
 
+mod acme;
 mod engine;
 mod oidc;
 mod postgres;
 mod registry;
 
+pub use acme::{Acme, Validity};
 pub use engine::{BUSYBOX, Engine, Make};
 pub use oidc::Oidc;
 pub use postgres::Postgres;

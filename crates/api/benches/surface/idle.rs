@@ -70,7 +70,8 @@ pub(crate) fn serve(data: &Path) {
         let settings = Settings {
             data: data.to_owned(),
             program: "/nowhere".into(),
-            http_port: None,
+            routes: plimsoll_server::Ports::default(),
+            acme: None,
             store: None,
             key_file: None,
             drivers: Some(Drivers::new().with(node).with(router)),

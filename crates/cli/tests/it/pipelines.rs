@@ -188,7 +188,7 @@ fn sign(id: &str, at: u64, body: &str) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "whoever signs has a clock of their own")]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 

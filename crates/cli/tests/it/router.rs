@@ -125,6 +125,7 @@ impl Routed {
                 host: "a.localhost".into(),
                 path: "/".into(),
                 tls: TlsMode::Off,
+                hsts: None,
                 component: "web".parse().unwrap(),
                 port: "http".parse().unwrap(),
             }],

@@ -1,0 +1,141 @@
+//! Who makes certificates here: an authority of the installation's own, one that the server is set up with, and the router that
+//! serves them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use plimsoll_certificate::{Acme, Method, OwnAuthority, Pair, PairError};
+use plimsoll_engine::{Clock, Fut};
+use plimsoll_model::kind::{CertificateOrigin, HeldCertificate};
+use plimsoll_model::secret::Sensitive;
+use plimsoll_reconcile::{Certifier, Uncertified};
+use plimsoll_router::RouterDriver;
+
+use crate::Settings;
+
+/// Where the account of the authority is kept, in the data directory.
+const ACCOUNT: &str = "acme.json";
+
+/// The sources of certificates of one installation.
+pub(crate) struct Sources {
+    router: RouterDriver,
+    clock: Arc<dyn Clock>,
+    /// Where the own authority's files are.
+    directory: PathBuf,
+    acme: Option<Acme>,
+}
+
+fn later(why: String) -> Uncertified {
+    Uncertified { why, needs_person: false }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether a name means this machine, wherever it is asked for (RFC 6761).
+fn is_of_this_machine(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+impl Sources {
+    pub(crate) fn new(settings: &Settings, data: &Path, router: RouterDriver, clock: Arc<dyn Clock>) -> Self {
+        let acme = settings.acme.clone().map(|acme| Acme::new(acme, data.join(ACCOUNT)));
+        Self { router, clock, directory: data.to_owned(), acme }
+    }
+
+    async fn serve(
+        &self,
+        host: &str,
+        pair: Pair,
+        origin: CertificateOrigin,
+    ) -> Result<HeldCertificate, Uncertified> {
+        let held = pair.check(host, origin, self.clock.now()).map_err(|error| Uncertified {
+            why: chain(&error),
+            needs_person: origin == CertificateOrigin::Secret,
+        })?;
+        let certified = self.router.certify(host, Some((held.clone(), pair))).await;
+        certified.map(|()| held).map_err(|error| later(error.to_string()))
+    }
+
+    async fn ordered(&self, acme: &Acme, host: &str) -> Result<Pair, Uncertified> {
+        // One of both is often not open to the world; the second finds out what the first could not.
+        let first = match acme.obtain(host, Method::Http01, &self.router).await {
+            Ok(pair) => return Ok(pair),
+            Err(error) => chain(&error),
+        };
+        let second = acme.obtain(host, Method::TlsAlpn01, &self.router).await;
+        second.map_err(|error| {
+            let second = chain(&error);
+            later(if first == second { first } else { format!("{first}; and then: {second}") })
+        })
+    }
+}
+
+impl Certifier for Sources {
+    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, String>> {
+        Box::pin(async {
+            let held = self.router.certificates().await;
+            held.map_err(|error| match error {
+                // One of an earlier version does not know what is asked of it.
+                plimsoll_driver::DriverError::Terminal(_) => {
+                    "the router that runs is of an earlier version: end it, it comes back at once".to_owned()
+                }
+                error => error.to_string(),
+            })
+        })
+    }
+
+    fn origin(&self, host: &str) -> CertificateOrigin {
+        if is_of_this_machine(host) { CertificateOrigin::Own } else { CertificateOrigin::Authority }
+    }
+
+    fn obtain<'a>(&'a self, host: &'a str) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
+        Box::pin(async move {
+            let origin = self.origin(host);
+            if origin == CertificateOrigin::Own {
+                let now = self.clock.now();
+                let made =
+                    OwnAuthority::load_or_make(&self.directory, now).and_then(|it| it.issue(host, now));
+                let pair = made.map_err(|error| later(chain(&error)))?;
+                return self.serve(host, pair, origin).await;
+            }
+            let Some(acme) = &self.acme else {
+                let why = "the server is set up with no authority (--acme-directory), and no Secret is named";
+                return Err(Uncertified { why: why.to_owned(), needs_person: true });
+            };
+            let pair = self.ordered(acme, host).await?;
+            self.serve(host, pair, origin).await
+        })
+    }
+
+    fn install<'a>(
+        &'a self,
+        host: &'a str,
+        chain: String,
+        key: Sensitive<String>,
+    ) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
+        Box::pin(async move {
+            let (pair, origin) = (Pair { chain, key }, CertificateOrigin::Secret);
+            let checked: Result<_, PairError> = pair.check(host, origin, self.clock.now());
+            let held = self.router.certificates().await.unwrap_or_default();
+            match checked {
+                // It is there already.
+                Ok(new) if held.get(host) == Some(&new) => Ok(new),
+                _ => self.serve(host, pair, origin).await,
+            }
+        })
+    }
+
+    fn forget<'a>(&'a self, host: &'a str) -> Fut<'a, Result<(), String>> {
+        Box::pin(async move { self.router.certify(host, None).await.map_err(|error| error.to_string()) })
+    }
+}
