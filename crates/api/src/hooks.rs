@@ -12,12 +12,13 @@ use plimsoll_model::access::Verb;
 use plimsoll_model::audit::Action;
 use plimsoll_model::id::{ObjectName, ProjectName};
 use plimsoll_model::image::ImageRef;
+use plimsoll_model::words::in_words;
 use plimsoll_server::{Caller, Delivery, DeployError, Deployed, HookError, Named, Server, Wish};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::limit::{Asker, Limits};
-use crate::problem::{Problem, Sort, chain};
+use crate::problem::{Problem, Sort};
 use crate::request::{Asked, At, Body, Name, WriteQuery, again, json as from_json, replayed};
 
 /// Images that one notification tells of at most.
@@ -200,6 +201,6 @@ impl From<DeployError> for Problem {
             DeployError::Unsaid { .. } if error.is_retryable() => Sort::Unavailable,
             DeployError::NoDigest(_) | DeployError::Missing(_) | DeployError::Unsaid { .. } => Sort::Invalid,
         };
-        Self::new(sort, chain(&error))
+        Self::new(sort, in_words(&error))
     }
 }

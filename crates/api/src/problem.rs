@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plimsoll_model::fields::Conflict;
 use plimsoll_model::id::PathHash;
+use plimsoll_model::words::in_words;
 use plimsoll_server::{
     AccessError, ApplyError, BackupError, HoldError, MigrateError, OtherPlan, RotateError, TokenError,
 };
@@ -150,18 +151,6 @@ impl Problem {
     }
 }
 
-/// A text with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let sort = match &error {
@@ -171,7 +160,7 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(_) | StoreError::Lost | StoreError::ReadOnly(_) => Sort::Unavailable,
             StoreError::Corrupt { .. } => Sort::Internal,
         };
-        Self::new(sort, chain(&error))
+        Self::new(sort, in_words(&error))
     }
 }
 
@@ -192,10 +181,10 @@ impl From<ApplyError> for Problem {
         match error {
             ApplyError::Access(error) => error.into(),
             ApplyError::Store { source, .. } => source.into(),
-            ApplyError::Absent { .. } => Self::new(Sort::NotFound, chain(&error)),
-            ApplyError::Stale { .. } => Self::new(Sort::Stale, chain(&error)),
+            ApplyError::Absent { .. } => Self::new(Sort::NotFound, in_words(&error)),
+            ApplyError::Stale { .. } => Self::new(Sort::Stale, in_words(&error)),
             ApplyError::Deleting { .. } | ApplyError::Needed { .. } | ApplyError::Answers { .. } => {
-                Self::new(Sort::Conflict, chain(&error))
+                Self::new(Sort::Conflict, in_words(&error))
             }
             ApplyError::Fields { ref conflicts, .. } => {
                 let one = |it: &Conflict| {
@@ -206,8 +195,8 @@ impl From<ApplyError> for Problem {
                 let detail = "fields of others would change: leave them out, or take them with force=true";
                 Self { errors, ..Self::new(Sort::Conflict, detail) }
             }
-            ApplyError::Quota { .. } => Self::new(Sort::Forbidden, chain(&error)),
-            ApplyError::System(_) => Self::new(Sort::Internal, chain(&error)),
+            ApplyError::Quota { .. } => Self::new(Sort::Forbidden, in_words(&error)),
+            ApplyError::System(_) => Self::new(Sort::Internal, in_words(&error)),
         }
     }
 }
@@ -218,9 +207,9 @@ impl From<TokenError> for Problem {
             TokenError::Refused(error) => error.into(),
             TokenError::Store(error) => error.into(),
             TokenError::Ended => Self::new(Sort::Unauthorized, error.to_string()),
-            TokenError::Exists(_) => Self::new(Sort::Conflict, chain(&error)),
-            TokenError::Past(_) => Self::new(Sort::Invalid, chain(&error)),
-            TokenError::System(_) => Self::new(Sort::Internal, chain(&error)),
+            TokenError::Exists(_) => Self::new(Sort::Conflict, in_words(&error)),
+            TokenError::Past(_) => Self::new(Sort::Invalid, in_words(&error)),
+            TokenError::System(_) => Self::new(Sort::Internal, in_words(&error)),
         }
     }
 }
@@ -228,7 +217,7 @@ impl From<TokenError> for Problem {
 /// Only what can be wrong with the request itself gets here: what fails later ends the answer.
 impl From<BackupError> for Problem {
     fn from(error: BackupError) -> Self {
-        Self::new(Sort::Invalid, chain(&error))
+        Self::new(Sort::Invalid, in_words(&error))
     }
 }
 
@@ -236,8 +225,8 @@ impl From<HoldError> for Problem {
     fn from(error: HoldError) -> Self {
         match error {
             HoldError::Store(error) => error.into(),
-            HoldError::Driver(_) => Self::new(Sort::Unavailable, chain(&error)),
-            HoldError::Io(_) => Self::new(Sort::Internal, chain(&error)),
+            HoldError::Driver(_) => Self::new(Sort::Unavailable, in_words(&error)),
+            HoldError::Io(_) => Self::new(Sort::Internal, in_words(&error)),
         }
     }
 }
@@ -246,8 +235,8 @@ impl From<RotateError> for Problem {
     fn from(error: RotateError) -> Self {
         match error {
             RotateError::Store(error) => error.into(),
-            RotateError::Lost(_) => Self::new(Sort::Conflict, chain(&error)),
-            RotateError::Io(_) => Self::new(Sort::Internal, chain(&error)),
+            RotateError::Lost(_) => Self::new(Sort::Conflict, in_words(&error)),
+            RotateError::Io(_) => Self::new(Sort::Internal, in_words(&error)),
         }
     }
 }
@@ -256,9 +245,9 @@ impl From<MigrateError> for Problem {
     fn from(error: MigrateError) -> Self {
         match error {
             MigrateError::Store(error) => error.into(),
-            MigrateError::Choice(_) | MigrateError::Open(_) => Self::new(Sort::Conflict, chain(&error)),
+            MigrateError::Choice(_) | MigrateError::Open(_) => Self::new(Sort::Conflict, in_words(&error)),
             MigrateError::Content(_) | MigrateError::Different | MigrateError::Io(_) => {
-                Self::new(Sort::Internal, chain(&error))
+                Self::new(Sort::Internal, in_words(&error))
             }
         }
     }

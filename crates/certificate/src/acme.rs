@@ -18,6 +18,7 @@ use instant_acme::{
     Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use plimsoll_model::secret::Sensitive;
+use plimsoll_model::words::in_words;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -267,16 +268,10 @@ async fn why_not(order: &mut Order, host: &str) -> AcmeError {
     }
 }
 
-/// An error of the client with its causes.
+/// What the client says of the authority.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 fn refused(error: instant_acme::Error) -> AcmeError {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    AcmeError::Refused(text)
+    AcmeError::Refused(in_words(&error))
 }
 
 /// The HTTP client of the ACME client.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use plimsoll_api::{EVENTS, Event, INSTANCES, Instance, Origin, Resource};
 use plimsoll_model::id::{ObjectName, ProjectName};
+use plimsoll_model::kind::{Certificate, CertificateSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind as _, Object};
 use serde_json::{Value, json};
@@ -220,6 +221,7 @@ impl Get {
             App::PLURAL => app_table(items, is_wide)?,
             INSTANCES => instance_table(items, is_wide)?,
             EVENTS => event_table(items)?,
+            Certificate::PLURAL => certificate_table(items)?,
             _ => plain_table(items, is_wide),
         }))
     }
@@ -339,6 +341,17 @@ fn more_of(app: &Object<App>) -> [String; 3] {
     let routes = routes.map(|route| format!("{}{}", route.host, route.path)).collect::<Vec<_>>();
     let or_none = |cells: Vec<String>| if cells.is_empty() { "-".to_owned() } else { cells.join(",") };
     [revision, or_none(targets), or_none(routes)]
+}
+
+fn certificate_table(items: &[Value]) -> anyhow::Result<Table> {
+    let mut rows = Vec::new();
+    for item in items {
+        let it: CertificateSpec = serde_json::from_value(item["spec"].clone())?;
+        let expires = it.expires.map_or_else(|| "-".to_owned(), |end| end.to_string());
+        let problem = it.problem.map_or_else(String::new, |problem| problem.why);
+        rows.push(vec![it.host, it.origin.to_string(), expires, problem]);
+    }
+    Ok(Table::new(["HOST", "FROM", "EXPIRES", "PROBLEM"], rows))
 }
 
 fn plain_table(items: &[Value], is_wide: bool) -> Table {

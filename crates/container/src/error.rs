@@ -2,6 +2,8 @@
 
 use std::io;
 
+use plimsoll_model::words::in_words;
+
 /// Why an engine did not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -41,29 +43,15 @@ impl From<bollard::errors::Error> for EngineError {
             Error::DockerStreamError { error } => Self::Refused(error),
             // It answers, in words that are not known here.
             error @ (Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => {
-                Self::Refused(whole(&error))
+                Self::Refused(in_words(&error))
             }
-            other => Self::Away(whole(&other)),
+            other => Self::Away(in_words(&other)),
         }
     }
 }
 
 impl From<io::Error> for EngineError {
     fn from(error: io::Error) -> Self {
-        Self::Away(whole(&error))
+        Self::Away(in_words(&error))
     }
-}
-
-/// An error with all its causes, each said once.
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = cause.source();
-    }
-    text
 }

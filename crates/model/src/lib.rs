@@ -32,6 +32,7 @@ pub mod update;
 pub mod validate;
 pub mod version;
 pub mod wait;
+pub mod words;
 pub mod world;
 
 pub use app::{AppSpec, Component};

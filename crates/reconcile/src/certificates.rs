@@ -261,7 +261,7 @@ impl Certificates {
         let known = self.store.list::<Certificate>(&Scope::All, &Query::default()).await?;
         let known: BTreeMap<String, Object<Certificate>> =
             known.into_iter().map(|it| (it.spec.host.clone(), it)).collect();
-        if self.hold.is_on() || (wants.is_empty() && known.is_empty()) {
+        if self.hold.is_on() {
             return Ok(Looked { due: Vec::new(), again: LOOK });
         }
         let held = self.certifier.held().await;

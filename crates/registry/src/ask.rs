@@ -19,6 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use plimsoll_model::id::Digest;
 use plimsoll_model::image::ImageRef;
 use plimsoll_model::version::VersionRange;
+use plimsoll_model::words::in_words;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::rustls::crypto::ring;
@@ -471,11 +472,5 @@ fn is_loopback(registry: &str) -> bool {
 }
 
 fn away(registry: &str, error: &dyn std::error::Error) -> RegistryError {
-    let mut why = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        why = format!("{why}: {cause}");
-        source = cause.source();
-    }
-    RegistryError::Away { registry: registry.to_owned(), why }
+    RegistryError::Away { registry: registry.to_owned(), why: in_words(error) }
 }

@@ -9,6 +9,7 @@ use plimsoll_certificate::{Acme, Method, OwnAuthority, Pair, PairError};
 use plimsoll_engine::{Clock, Fut};
 use plimsoll_model::kind::{CertificateOrigin, HeldCertificate};
 use plimsoll_model::secret::Sensitive;
+use plimsoll_model::words::in_words;
 use plimsoll_reconcile::{Certifier, Uncertified};
 use plimsoll_router::RouterDriver;
 
@@ -30,17 +31,6 @@ fn later(why: String) -> Uncertified {
     Uncertified { why, needs_person: false }
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// Whether a name means this machine, wherever it is asked for (RFC 6761).
 fn is_of_this_machine(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
@@ -59,7 +49,7 @@ impl Sources {
         origin: CertificateOrigin,
     ) -> Result<HeldCertificate, Uncertified> {
         let held = pair.check(host, origin, self.clock.now()).map_err(|error| Uncertified {
-            why: chain(&error),
+            why: in_words(&error),
             needs_person: origin == CertificateOrigin::Secret,
         })?;
         let certified = self.router.certify(host, Some((held.clone(), pair))).await;
@@ -70,11 +60,11 @@ impl Sources {
         // One of both is often not open to the world; the second finds out what the first could not.
         let first = match acme.obtain(host, Method::Http01, &self.router).await {
             Ok(pair) => return Ok(pair),
-            Err(error) => chain(&error),
+            Err(error) => in_words(&error),
         };
         let second = acme.obtain(host, Method::TlsAlpn01, &self.router).await;
         second.map_err(|error| {
-            let second = chain(&error);
+            let second = in_words(&error);
             later(if first == second { first } else { format!("{first}; and then: {second}") })
         })
     }
@@ -105,7 +95,7 @@ impl Certifier for Sources {
                 let now = self.clock.now();
                 let made =
                     OwnAuthority::load_or_make(&self.directory, now).and_then(|it| it.issue(host, now));
-                let pair = made.map_err(|error| later(chain(&error)))?;
+                let pair = made.map_err(|error| later(in_words(&error)))?;
                 return self.serve(host, pair, origin).await;
             }
             let Some(acme) = &self.acme else {

@@ -341,6 +341,17 @@ fn the_pipelines() {
 }
 
 #[test]
+fn the_https() {
+    // The port that nobody names comes with a name here.
+    let port = free_port();
+    let mut session = Session::begin(&[]);
+    session.names.retain(|(said, _)| said != "8443");
+    session.names.push(("8443".to_owned(), port.clone()));
+    writeln!(session.input, "export PLIMSOLL_HTTPS_PORT={port}").unwrap();
+    session.run(&file("docs/https.md"));
+}
+
+#[test]
 fn the_operations() {
     let postgres = Postgres::start();
     let url = postgres.database("book");
@@ -367,7 +378,7 @@ fn the_mistakes() {
 /// Every document with commands is one of those above.
 #[test]
 fn no_document_is_left_out() {
-    let run = ["first-hour", "concepts", "containers", "pipelines", "operations", "security", "api"];
+    let run = ["first-hour", "concepts", "containers", "pipelines", "https", "operations", "security", "api"];
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     for entry in std::fs::read_dir(docs).unwrap() {
         let path = entry.unwrap().path();
