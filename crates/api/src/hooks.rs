@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use plimsoll_model::ObjectKey;
 use plimsoll_model::access::Verb;
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{ObjectName, ProjectName};
+use plimsoll_model::id::{PartName, ProjectName};
 use plimsoll_model::image::ImageRef;
 use plimsoll_model::words::in_words;
 use plimsoll_server::{Caller, Delivery, DeployError, Deployed, HookError, Named, Server, Wish};
@@ -97,7 +97,7 @@ pub(crate) async fn deliver(
     State(server): State<Arc<Server>>,
     Extension(limits): Extension<Limits>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
-    At((project, name)): At<(ProjectName, ObjectName)>,
+    At((project, name)): At<(ProjectName, PartName)>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
@@ -111,7 +111,14 @@ pub(crate) async fn deliver(
         Ok(caller) => caller,
         Err(error) => {
             // Whoever tries secrets may do so slowly.
-            limits.log_in(Some(from.ip()))?;
+            limits.refuse_delivery(Some(from.ip()))?;
+            if let HookError::Refused { caller, why } = &error
+                && limits.may_tell(caller.user())
+            {
+                // Nobody learns by the time of the answer whether there is such a hook.
+                let (server, caller, why) = (server.clone(), caller.clone(), why.clone());
+                tokio::spawn(async move { server.note_delivery(&caller, &project, &name, why).await });
+            }
             return Err(error.into());
         }
     };
@@ -183,7 +190,9 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Problem> {
 impl From<HookError> for Problem {
     fn from(error: HookError) -> Self {
         match error {
-            HookError::Unknown | HookError::Time => Self::new(Sort::Unauthorized, error.to_string()),
+            HookError::Unknown | HookError::Refused { .. } | HookError::Time => {
+                Self::new(Sort::Unauthorized, error.to_string())
+            }
             HookError::Store(error) => error.into(),
         }
     }
@@ -199,7 +208,11 @@ impl From<DeployError> for Problem {
             DeployError::NoApp(_) | DeployError::Nothing { .. } => Sort::NotFound,
             DeployError::Older { .. } => Sort::Conflict,
             DeployError::Unsaid { .. } if error.is_retryable() => Sort::Unavailable,
-            DeployError::NoDigest(_) | DeployError::Missing(_) | DeployError::Unsaid { .. } => Sort::Invalid,
+            DeployError::NoDigest(_)
+            | DeployError::OfThisMachine(_)
+            | DeployError::Future(_)
+            | DeployError::Missing(_)
+            | DeployError::Unsaid { .. } => Sort::Invalid,
         };
         Self::new(sort, in_words(&error))
     }

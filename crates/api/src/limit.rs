@@ -20,6 +20,9 @@ const MANY: usize = 10_000;
 /// Logins from one address at once.
 const LOGINS_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
+/// Refused deliveries of a hook that the audit log is told of in a minute.
+const TOLD: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
 /// Whoever is limited: a user, or an address from which somebody unknown asks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Asker {
@@ -33,6 +36,9 @@ pub(crate) struct Limits {
     rate: Option<Arc<DefaultKeyedRateLimiter<Asker>>>,
     /// Logins cost the provider something too.
     logins: Option<Arc<DefaultKeyedRateLimiter<Option<IpAddr>>>>,
+    /// Deliveries to hooks that are refused, and what of them the audit log is told.
+    deliveries: Option<Arc<DefaultKeyedRateLimiter<Option<IpAddr>>>>,
+    told: Arc<DefaultKeyedRateLimiter<UserName>>,
     streams: Arc<Mutex<BTreeMap<UserName, usize>>>,
     most_streams: usize,
 }
@@ -47,7 +53,20 @@ impl Limits {
         let rate = NonZeroU32::new(rate).map(|rate| Arc::new(RateLimiter::keyed(quota(rate))));
         let few = Quota::per_second(NonZeroU32::MIN).allow_burst(LOGINS_AT_ONCE);
         let logins = rate.as_ref().map(|_| Arc::new(RateLimiter::keyed(few)));
-        Self { rate, logins, streams: Arc::default(), most_streams }
+        let deliveries = rate.as_ref().map(|_| Arc::new(RateLimiter::keyed(few)));
+        let told = Arc::new(RateLimiter::keyed(Quota::per_minute(TOLD)));
+        Self { rate, logins, deliveries, told, streams: Arc::default(), most_streams }
+    }
+
+    /// Counts a delivery from an address that is refused: one a second, and some at once.
+    pub(crate) fn refuse_delivery(&self, from: Option<IpAddr>) -> Result<(), Problem> {
+        let refused = "too many deliveries of this address are refused: wait a few seconds";
+        self.deliveries.as_ref().map_or(Ok(()), |deliveries| count(deliveries, &from, refused))
+    }
+
+    /// Whether the audit log is told of one more refusal of a hook: a few in each minute show what goes on.
+    pub(crate) fn may_tell(&self, hook: &UserName) -> bool {
+        count(&self.told, hook, "").is_ok()
     }
 
     /// Counts a login from an address: one a second, and some at once.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::Request;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -32,6 +33,12 @@ use crate::pair::Pair;
 /// How long one answer may take, and how long an order.
 const ANSWER: Duration = Duration::from_secs(30);
 const ORDER: Duration = Duration::from_secs(90);
+
+/// Bytes of the largest answer: a chain with room to spare.
+const LARGEST: usize = 1 << 20;
+
+/// How long everything for one certificate may take.
+const WHOLE: Duration = Duration::from_mins(4);
 
 /// Where and as whom certificates are ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +138,9 @@ impl Acme {
     /// # Errors
     /// [`AcmeError`]; nothing is shown any more then.
     pub async fn obtain(&self, host: &str, method: Method, prover: &dyn Prover) -> Result<Pair, AcmeError> {
-        let ordered = self.order(host, method, prover).await;
+        let ordered = tokio::time::timeout(WHOLE, self.order(host, method, prover)).await;
+        let late = || AcmeError::Refused(format!("it takes longer than {} s", WHOLE.as_secs()));
+        let ordered = ordered.unwrap_or_else(|_| Err(late()));
         // Whoever cannot take it back shows what nobody asks for any more.
         prover.show(host, None).await.ok();
         ordered
@@ -282,13 +291,16 @@ impl HttpClient for Http {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
-        let asked = tokio::time::timeout(ANSWER, self.0.request(request));
+        let asked = self.0.request(request);
+        let whole = async move {
+            let (head, body) =
+                asked.await.map_err(|error| instant_acme::Error::Other(error.into()))?.into_parts();
+            let body = Limited::new(body, LARGEST).collect().await.map_err(instant_acme::Error::Other)?;
+            Ok(BytesResponse::from(Response::from_parts(head, Full::new(body.to_bytes()))))
+        };
         Box::pin(async move {
-            match asked.await {
-                Ok(Ok(answer)) => Ok(BytesResponse::from(answer)),
-                Ok(Err(error)) => Err(instant_acme::Error::Other(error.into())),
-                Err(error) => Err(instant_acme::Error::Other(error.into())),
-            }
+            let within = tokio::time::timeout(ANSWER, whole).await;
+            within.unwrap_or_else(|late| Err(instant_acme::Error::Other(late.into())))
         })
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::secret::Sensitive;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, NameConstraints,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -92,6 +92,9 @@ fn params(now: Timestamp) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, "Plimsoll, for this machine's own names");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Whoever trusts it trusts it for names of their own machine and no others.
+    let permitted_subtrees = vec![GeneralSubtree::DnsName("localhost".into())];
+    params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
     (params.not_before, params.not_after) = (date(now) - SKEW, date(now) + YEARS);
     params
 }

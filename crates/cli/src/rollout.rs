@@ -138,7 +138,11 @@ fn undo(of: &OfApp, to: Option<u64>) -> anyhow::Result<Ended> {
     let Attached { labels, annotations, .. } = app.meta.attached;
     let metadata = Metadata { name: of.app.clone(), project: None, labels, annotations };
     let spec = with_pins(wanted);
-    let document = Document::App(Declared { line: 1, metadata, spec, operations: None });
+    // What was deployed since is over, also where the declaration stays the same.
+    let mut operations = app.operations;
+    operations.deploys.values_mut().for_each(|deploy| deploy.of = None);
+    let operations = Some(operations).filter(|it| !it.deploys.is_empty());
+    let document = Document::App(Declared { line: 1, metadata, spec, operations });
     client.apply(&[document], &of.place.project(), None)?;
     talk(&format!("app {} declares revision {} again", of.app, wanted.number));
     Ok(Ended::Done)

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{Demand, Quota, Restriction, Role};
 use crate::app::AppSpec;
-use crate::id::{Digest, InstanceId, KeyName, ObjectName, RuntimeName, TargetName, Uid, UserName};
+use crate::id::{
+    Digest, InstanceId, KeyName, ObjectName, PartName, ProjectName, RuntimeName, TargetName, Uid, UserName,
+};
 use crate::image::ImageRef;
 use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
@@ -133,7 +135,7 @@ pub struct ProjectSpec {
     /// Ways in for other systems, which need no token: `POST /hooks/PROJECT/NAME`, each by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 100))]
-    pub hooks: BTreeMap<ObjectName, Hook>,
+    pub hooks: BTreeMap<PartName, Hook>,
     /// How much its Apps may declare together; only administrators of the platform change it.
     #[serde(default, skip_serializing_if = "Quota::is_empty")]
     pub quota: Quota,
@@ -372,6 +374,9 @@ pub struct CertificateSpec {
     pub host: String,
     /// Where it comes from.
     pub origin: CertificateOrigin,
+    /// The project that has it, of all that have routes of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
     /// SHA-256 of the certificate; absent until the router has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Digest>,

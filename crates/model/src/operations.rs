@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{CommitId, ComponentName, Digest, ObjectName};
+use crate::app::AppSpec;
+use crate::id::{CommitId, ComponentName, ObjectName};
 use crate::image::ImageRef;
 use crate::object::Timestamp;
 
@@ -39,16 +40,31 @@ pub struct Operations {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Deploy {
-    /// The declaration's image at that time. Once another one is declared, this is over.
-    pub of: ImageRef,
+    /// The declaration's image at that time; absent once another one was declared, and this is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<ImageRef>,
     /// When the tag of that image was seen to move last, for a component that follows it. Once it moves again, this is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Timestamp>,
-    /// The bytes: the digest of a manifest or index.
-    pub digest: Digest,
+    /// The bytes, by the digest of their manifest or index.
+    pub image: ImageRef,
     /// What they were built from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
+}
+
+impl Operations {
+    /// Ends what was deployed to components that declare another image now, or are no more. What was deployed last is kept of
+    /// those that are, for what is older than that is still refused.
+    pub fn end_deploys(&mut self, spec: &AppSpec) {
+        self.deploys.retain(|name, _| spec.components.contains_key(name));
+        for (name, deploy) in &mut self.deploys {
+            let declared = spec.components.get(name).and_then(|it| it.image.as_ref());
+            if deploy.of.as_ref() != declared {
+                deploy.of = None;
+            }
+        }
+    }
 }
 
 /// What an image was built from.

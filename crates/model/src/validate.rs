@@ -407,6 +407,9 @@ fn route(check: &mut Check<'_>, it: &Component, route: &Route) {
     if route.tls == TlsMode::Auto && route.host.starts_with("*.") {
         tls.fail_with("authorities give none for `*` by what routes can show", "tls: {secret: NAME}");
     }
+    if route.tls.is_on() && route.host.parse::<std::net::IpAddr>().is_ok() {
+        tls.fail("clients do not say which address they mean: give a name");
+    }
     if route.hsts.is_some() && !route.tls.is_on() {
         check.at("hsts").fail("there is no encryption to keep to: set `tls`");
     }

@@ -109,6 +109,8 @@ pub struct ImageView {
     pub tag: Option<String>,
     /// When that was found: compared only, to tell one finding from another.
     pub since: Option<Timestamp>,
+    /// Nothing was found before.
+    pub is_first: bool,
     /// Why the latest question has no answer.
     pub problem: Option<String>,
 }

@@ -103,8 +103,11 @@ fn holding<'a>(
     view: Option<&ImageView>,
 ) -> Option<&'a Deploy> {
     let found = view.and_then(|view| view.since);
-    let is_over = |deploy: &Deploy| component.update.image.follow != Follow::None && deploy.over != found;
-    deploy.filter(|deploy| deploy.of == *image && !is_over(deploy))
+    // The first finding after it is none that the tag has moved.
+    let is_first = |deploy: &Deploy| deploy.over.is_none() && view.is_some_and(|view| view.is_first);
+    let has_moved = |deploy: &Deploy| deploy.over != found && !is_first(deploy);
+    let is_over = |deploy: &Deploy| component.update.image.follow != Follow::None && has_moved(deploy);
+    deploy.filter(|deploy| deploy.of.as_ref() == Some(image) && !is_over(deploy))
 }
 
 fn wanted_image<'a>(component: &'a Component, target: &'a TargetSpec) -> Option<&'a ImageRef> {
@@ -144,9 +147,9 @@ fn pin(
     let view = tags.now.get(&seek(component, image));
     let version = view.and_then(|view| view.tag.clone()).map(|tag| Chosen::Version { tag });
     let now = view.and_then(|view| view.digest).map(|digest| (digest, version));
-    let deployed = holding(tags.deploys.get(name), component, image, view).map(|it| {
+    let deployed = holding(tags.deploys.get(name), component, image, view).and_then(|it| {
         let commit = it.commit.as_ref().map(|commit| commit.id.clone());
-        (it.digest, Some(Chosen::Deployed { commit }))
+        Some((it.image.digest()?, Some(Chosen::Deployed { commit })))
     });
     let written = || image.digest().map(|digest| (digest, None));
     let pinned = deployed.or_else(written).or_else(|| match component.update.image.follow {
@@ -278,6 +281,7 @@ mod tests {
         let view = found.map(|(word, since)| ImageView {
             digest: Some(digest(word)),
             since: Some(Timestamp(since)),
+            is_first: true,
             ..ImageView::default()
         });
         let now = view.map(|view| (seek(&component, &image), view)).into_iter().collect();
@@ -290,8 +294,9 @@ mod tests {
     #[test]
     fn what_was_deployed_holds_until_another_image_is_declared_or_the_followed_tag_moves() {
         let commit = Some(Commit { id: "c1".parse().unwrap(), at: Timestamp(1) });
-        let of = "r.example/app:1".parse().unwrap();
-        let deploy = Deploy { of, over: Some(Timestamp(5)), digest: digest("deployed"), commit };
+        let of = "r.example/app:1".parse().ok();
+        let image = format!("r.example/app@sha256:{}", digest("deployed")).parse().unwrap();
+        let deploy = Deploy { of, over: Some(Timestamp(5)), image, commit };
         let (deployed, found) = (Some(digest("deployed")), Some(digest("found")));
         let tag = Some(("found", 5));
         assert_eq!(pinned("r.example/app:1", Follow::None, None, &deploy), deployed);
@@ -302,7 +307,11 @@ mod tests {
         assert_eq!(pinned("r.example/app:2", Follow::None, None, &deploy), None);
         let written = format!("r.example/app:1@sha256:{}", digest("written"));
         assert_eq!(pinned(&written, Follow::None, tag, &deploy), Some(digest("written")));
-        let over = Deploy { of: written.parse().unwrap(), ..deploy };
+        let over = Deploy { of: written.parse().ok(), ..deploy.clone() };
         assert_eq!(pinned(&written, Follow::None, tag, &over), deployed);
+        let early = Deploy { over: None, ..deploy.clone() };
+        assert_eq!(pinned("r.example/app:1", Follow::Digest, tag, &early), deployed, "nothing has moved");
+        let ended = Deploy { of: None, ..deploy };
+        assert_eq!(pinned("r.example/app:1", Follow::None, tag, &ended), found);
     }
 }

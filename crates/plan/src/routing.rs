@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plimsoll_model::AppSpec;
-use plimsoll_model::app::{Component, Route};
+use plimsoll_model::app::{Component, Route, TlsMode};
 use plimsoll_model::id::ComponentName;
 use plimsoll_model::status::Memory;
 use plimsoll_model::step::{Service, Table, TableRoute};
@@ -43,7 +43,7 @@ pub(crate) fn table(
             table.routes.push(TableRoute {
                 host,
                 path: route.path.clone(),
-                tls: route.tls.clone(),
+                tls: served(route, present, context),
                 hsts: route.hsts,
                 component: name.clone(),
                 port: route.port.clone(),
@@ -60,13 +60,27 @@ pub(crate) fn table(
     (table, waits)
 }
 
+/// Attempts after which a certificate that cannot be renewed is a matter for people.
+const MANY_FAILURES: u32 = 5;
+
+/// How a route is served: as it is declared, but for one that was served in the clear before and has no certificate yet.
+fn served(route: &Route, present: Option<&RouterView>, context: &Context) -> TlsMode {
+    let is_there = context.certificates.get(&route.host).is_some_and(|it| it.is_there);
+    let before = present.and_then(|router| {
+        router.table.routes.iter().find(|it| it.host == route.host && it.path == route.path)
+    });
+    if !is_there && before.is_some_and(|it| !it.tls.is_on()) { TlsMode::Off } else { route.tls.clone() }
+}
+
 /// The wait of a route that is to be encrypted and cannot be yet.
 fn without_certificate(name: &ComponentName, route: &Route, context: &Context) -> Option<Wait> {
     let known = context.certificates.get(&route.host);
-    if !route.tls.is_on() || known.is_some_and(|it| it.is_there) {
+    let problem = known.and_then(|it| it.problem.as_ref());
+    // One that is there ends some day: people are told while there is time.
+    let is_urgent = problem.is_some_and(|it| it.needs_person || it.failures >= MANY_FAILURES);
+    if !route.tls.is_on() || (known.is_some_and(|it| it.is_there) && !is_urgent) {
         return None;
     }
-    let problem = known.and_then(|it| it.problem.as_ref());
     let reason = Reason::CertificateMissing {
         host: route.host.clone(),
         why: problem.map(|it| it.why.clone()),

@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use plimsoll_engine::{Clock, Fut, Hints};
 use plimsoll_model::app::TlsMode;
 use plimsoll_model::kind::{
-    Certificate, CertificateOrigin, CertificateProblem, CertificateSpec, HeldCertificate, Secret,
+    Certificate, CertificateOrigin, CertificateProblem, CertificateSpec, Claim, HeldCertificate, Secret,
 };
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::secret::Sensitive;
@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_mins(1);
 
 /// Pauses between two orders that failed: the first, which doubles, and the longest. Authorities count failures.
-const RETRY_FIRST: Duration = Duration::from_secs(30);
+const RETRY_FIRST: Duration = Duration::from_mins(5);
 const RETRY_LONGEST: Duration = Duration::from_hours(6);
 
 /// Orders under way at the same time.
@@ -57,13 +57,14 @@ pub struct Uncertified {
 /// Who makes certificates, gets them, and hands them to the router.
 pub trait Certifier: Send + Sync + 'static {
     /// What the router serves hosts with.
-    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, String>>;
+    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, Uncertified>>;
 
     /// Where the certificate of a host comes from if no Secret holds it.
     fn origin(&self, host: &str) -> CertificateOrigin;
 
-    /// Makes one or orders it, whichever it is, and has the host served with it.
-    fn obtain<'a>(&'a self, host: &'a str) -> Fut<'a, Result<HeldCertificate, Uncertified>>;
+    /// Makes one or orders it, whichever it is, and has the host served with it. So many attempts in a row have failed
+    /// before.
+    fn obtain<'a>(&'a self, host: &'a str, failures: u32) -> Fut<'a, Result<HeldCertificate, Uncertified>>;
 
     /// Has a host served with one that somebody else has got.
     fn install<'a>(
@@ -86,21 +87,36 @@ pub struct Certificates {
     hints: Hints,
     /// While it is on, nothing is done: another installation may serve these hosts.
     hold: Hold,
-    /// The hosts that each App holds and wants encrypted, with its age.
-    wanted: BTreeMap<ObjectKey, (Timestamp, BTreeMap<String, TlsMode>)>,
+    /// The hosts that each App holds and wants encrypted, and since when it holds them.
+    wanted: BTreeMap<ObjectKey, BTreeMap<String, (Timestamp, TlsMode)>>,
     /// Orders under way.
     under_way: BTreeSet<String>,
+    /// When each host was tried last by this process, and how long it is left alone at least: what cannot be written down is
+    /// not forgotten either.
+    tried: BTreeMap<String, (Instant, Duration)>,
+    /// Others wait for their turn.
+    is_crowded: bool,
 }
 
 /// What a look has found.
 struct Looked {
-    /// Hosts whose certificates are to be made or ordered now.
-    due: Vec<String>,
+    /// Hosts whose certificates are to be made or ordered now, with how often that has failed.
+    due: Vec<(String, u32)>,
     /// How soon there may be others.
     again: Duration,
 }
 
-/// How a host is wanted, by whom.
+/// What a host has, and when another certificate is due.
+struct Appraisal<'a> {
+    /// What is served and good.
+    usable: Option<&'a HeldCertificate>,
+    /// Why there is no other one.
+    problem: Option<&'a CertificateProblem>,
+    /// How long it is until another one is to be got.
+    wait: Duration,
+}
+
+/// How a host is wanted: as whoever has held one of its routes for the longest time says.
 struct Want {
     mode: TlsMode,
     /// Whose Secrets are meant.
@@ -130,8 +146,18 @@ impl Certificates {
         hints: Hints,
         hold: Hold,
     ) -> Self {
-        let (wanted, under_way) = (BTreeMap::new(), BTreeSet::new());
-        Self { store, certifier, opener, clock, hints, hold, wanted, under_way }
+        Self {
+            store,
+            certifier,
+            opener,
+            clock,
+            hints,
+            hold,
+            wanted: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            tried: BTreeMap::new(),
+            is_crowded: false,
+        }
     }
 
     /// Does so for as long as it is polled.
@@ -175,18 +201,20 @@ impl Certificates {
                 },
                 Some((host, answer)) = orders.next() => {
                     // When the next one is due follows from what is there; what a person has to do comes with a change.
-                    if !matches!(answer, Err(Uncertified { needs_person: true, .. })) {
+                    if self.is_crowded || !matches!(answer, Err(Uncertified { needs_person: true, .. })) {
                         next = next.min(Instant::now() + SETTLE);
                     }
-                    self.record_order(host, answer).await?;
+                    // What cannot be written now, the next look finds again.
+                    self.record_order(host, answer).await.ok();
                 }
                 () = tokio::time::sleep_until(next) => {
-                    let Looked { due, again } = self.look().await?;
+                    let looked = self.look().await;
+                    let Looked { due, again } = looked.unwrap_or(Looked { due: Vec::new(), again: PAUSE });
                     next = Instant::now() + again;
-                    for host in due {
+                    for (host, failures) in due {
                         let certifier = self.certifier.clone();
                         orders.push(async move {
-                            let answer = certifier.obtain(&host).await;
+                            let answer = certifier.obtain(&host, failures).await;
                             let answer: Answer = (host, answer);
                             answer
                         });
@@ -216,36 +244,45 @@ impl Certificates {
             let target = target_of(&self.store, app).await?;
             let claims = app.status.as_ref().map(|status| &status.value.claims);
             for route in app.spec.components.values().flat_map(|it| &it.routes).filter(|it| it.tls.is_on()) {
-                let claim = route_claim(&target, &route.host, &route.path);
-                if claims.is_some_and(|claims| claims.contains(&claim)) {
-                    hosts.entry(route.host.clone()).or_insert_with(|| route.tls.clone());
+                let name = route_claim(&target, &route.host, &route.path);
+                if !claims.is_some_and(|claims| claims.contains(&name)) {
+                    continue;
+                }
+                let claim = self.store.get::<Claim>(&Scope::All, &ObjectKey::of_installation(name)).await?;
+                if let Some(claim) = claim.filter(|claim| claim.spec.app == app.meta.uid) {
+                    let own = (claim.meta.created, route.tls.clone());
+                    let known = hosts.entry(route.host.clone()).or_insert_with(|| own.clone());
+                    if own.0 < known.0 {
+                        *known = own;
+                    }
                 }
             }
         }
         if hosts.is_empty() {
             self.wanted.remove(key);
         } else {
-            self.wanted.insert(key.clone(), (app.meta.created, hosts));
+            self.wanted.insert(key.clone(), hosts);
         }
         Ok(())
     }
 
     /// Whether a Secret holds a certificate that is wanted.
     fn names(&self, secret: &ObjectKey) -> bool {
-        self.wanted.iter().any(|(app, (_, hosts))| {
-            let mut modes = hosts.values();
+        self.wanted.iter().any(|(app, hosts)| {
+            let mut modes = hosts.values().map(|(_, mode)| mode);
             let is_this = |mode: &TlsMode| matches!(mode, TlsMode::Secret(name) if *name == secret.name);
             app.project == secret.project && modes.any(is_this)
         })
     }
 
-    /// What each host is wanted with: as its oldest App says.
+    /// What each host is wanted with.
     fn wants(&self) -> BTreeMap<String, Want> {
         let mut wants: BTreeMap<String, Want> = BTreeMap::new();
-        for (app, (since, hosts)) in &self.wanted {
-            for (host, mode) in hosts {
-                let own = Want { mode: mode.clone(), by: app.clone(), apps: BTreeSet::new(), since: *since };
-                let want = wants.entry(host.clone()).or_insert_with(|| Want { ..own });
+        for (app, hosts) in &self.wanted {
+            for (host, (since, mode)) in hosts {
+                let own =
+                    || Want { mode: mode.clone(), by: app.clone(), apps: BTreeSet::new(), since: *since };
+                let want = wants.entry(host.clone()).or_insert_with(own);
                 if (*since, app) < (want.since, &want.by) {
                     (want.mode, want.by, want.since) = (mode.clone(), app.clone(), *since);
                 }
@@ -266,6 +303,7 @@ impl Certificates {
         }
         let held = self.certifier.held().await;
         let (mut due, mut again) = (Vec::new(), LOOK);
+        self.is_crowded = false;
         for (host, want) in &wants {
             if self.under_way.contains(host) {
                 continue;
@@ -273,11 +311,10 @@ impl Certificates {
             let before = known.get(host).map(|it| &it.spec);
             let held = match &held {
                 Ok(held) => held.get(host),
-                Err(why) => {
+                Err(problem) => {
                     // What was there is there still, as far as anybody knows.
                     if before.is_none_or(|it| it.fingerprint.is_none()) {
-                        let problem = Uncertified { why: why.clone(), needs_person: false };
-                        self.record(host, want, None, Some(problem), Step::Look).await?;
+                        self.record(host, want, None, Some(problem.clone()), Step::Look).await?;
                     }
                     continue;
                 }
@@ -287,26 +324,20 @@ impl Certificates {
                     let installed = self.of_secret(host, &want.by.sibling(name.clone())).await?;
                     let (held, problem) = match installed {
                         Ok(held) => (Some(held), None),
-                        // What is served goes on being served.
-                        Err(problem) => (held.cloned(), Some(problem)),
+                        // What is served goes on being served, while it is good.
+                        Err(problem) => (held.filter(|it| it.expires > now).cloned(), Some(problem)),
                     };
                     self.record(host, want, held, problem, Step::Look).await?;
                 }
                 TlsMode::Auto | TlsMode::Off => {
-                    let origin = self.certifier.origin(host);
-                    let usable = held.filter(|it| it.origin == origin && it.expires > now);
-                    let is_fresh = usable.is_some_and(|it| now < it.renew());
-                    let problem = before.and_then(|it| it.problem.as_ref()).filter(|_| !is_fresh);
-                    let when = match (usable.filter(|_| is_fresh), problem) {
-                        (Some(held), _) => held.renew(),
-                        (None, Some(problem)) => next_attempt(problem),
-                        (None, None) => now,
-                    };
-                    if when > now {
-                        again = again.min(Duration::from_millis(when.0 - now.0));
-                    } else if self.under_way.len() < TOGETHER {
-                        self.under_way.insert(host.clone());
-                        due.push(host.clone());
+                    let Appraisal { usable, problem, wait } = self.appraise(host, held, before, now);
+                    let costs = self.certifier.origin(host) == CertificateOrigin::Authority;
+                    if !wait.is_zero() {
+                        again = again.min(wait);
+                    } else if costs && due.len() + self.under_way.len() >= TOGETHER {
+                        self.is_crowded = true;
+                    } else {
+                        due.push((host.clone(), failures(problem)));
                     }
                     // Until the order ends, what was said of it before still holds.
                     let kept =
@@ -328,7 +359,35 @@ impl Certificates {
                 self.store.commit(&Scope::All, Batch::new().delete(object)).await?;
             }
         }
+        let now = Instant::now();
+        for (host, _) in &due {
+            self.under_way.insert(host.clone());
+            self.tried.insert(host.clone(), (now, LOOK));
+        }
+        self.tried.retain(|host, _| wants.contains_key(host));
         Ok(Looked { due, again: again.max(SETTLE) })
+    }
+
+    /// What is to be thought of what a host without a Secret has.
+    fn appraise<'a>(
+        &self,
+        host: &str,
+        held: Option<&'a HeldCertificate>,
+        before: Option<&'a CertificateSpec>,
+        now: Timestamp,
+    ) -> Appraisal<'a> {
+        let origin = self.certifier.origin(host);
+        let usable = held.filter(|it| it.origin == origin && it.expires > now);
+        let fresh = usable.filter(|it| now < it.renew());
+        let problem = before.and_then(|it| it.problem.as_ref()).filter(|_| fresh.is_none());
+        let tried = self.tried.get(host);
+        let wait = match (fresh, problem) {
+            (Some(held), _) => between(now, held.renew()),
+            (None, Some(problem)) => between(now, next_attempt(problem, tried.is_some())),
+            (None, None) => Duration::ZERO,
+        };
+        let left_alone = tried.map_or(Duration::ZERO, |(at, pause)| pause.saturating_sub(at.elapsed()));
+        Appraisal { usable, problem, wait: wait.max(left_alone) }
     }
 
     /// Hands a Secret's certificate on.
@@ -358,6 +417,13 @@ impl Certificates {
         answer: Result<HeldCertificate, Uncertified>,
     ) -> Result<(), StoreError> {
         self.under_way.remove(&host);
+        let pause = match &answer {
+            // Whatever the clocks say: not again within a tenth of its life.
+            Ok(held) => between(held.begins, held.expires) / 10,
+            Err(Uncertified { needs_person: true, .. }) => LOOK,
+            Err(_) => RETRY_FIRST,
+        };
+        self.tried.insert(host.clone(), (Instant::now(), pause));
         let wants = self.wants();
         // Nobody may want it any more; the next look sees to that.
         let Some(want) = wants.get(&host) else { return Ok(()) };
@@ -385,7 +451,7 @@ impl Certificates {
         let key = ObjectKey::of_installation(certificate_name(host));
         let old = self.store.get::<Certificate>(&Scope::All, &key).await?;
         let at = self.clock.now();
-        let failures = old.as_ref().and_then(|it| it.spec.problem.as_ref()).map_or(0, |it| it.failures);
+        let failures = failures(old.as_ref().and_then(|it| it.spec.problem.as_ref()));
         let origin = match &want.mode {
             TlsMode::Secret(_) => CertificateOrigin::Secret,
             TlsMode::Auto | TlsMode::Off => self.certifier.origin(host),
@@ -400,6 +466,7 @@ impl Certificates {
         let spec = CertificateSpec {
             host: host.to_owned(),
             origin,
+            project: want.by.project.clone(),
             fingerprint: held.as_ref().map(|it| it.fingerprint),
             expires: held.as_ref().map(|it| it.expires),
             problem,
@@ -431,12 +498,24 @@ fn is_same(old: &CertificateSpec, new: &CertificateSpec) -> bool {
         == (new.fingerprint, new.expires, new.origin, said(new))
 }
 
-/// When enough time has gone by since an attempt that failed. What a person has to do costs nobody anything to look for.
-fn next_attempt(problem: &CertificateProblem) -> Timestamp {
+/// How often in a row an authority has refused: what a person has to do is no failure of its.
+fn failures(problem: Option<&CertificateProblem>) -> u32 {
+    problem.filter(|it| !it.needs_person).map_or(0, |it| it.failures)
+}
+
+/// How long it is until a time.
+fn between(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::from_millis(then.0.saturating_sub(now.0))
+}
+
+/// When enough time has gone by since an attempt that failed. What a person has to do costs nobody anything to look for, and
+/// what a process has not tried itself may have been put right since.
+fn next_attempt(problem: &CertificateProblem, is_of_this_process: bool) -> Timestamp {
     if problem.needs_person {
         return problem.at;
     }
-    let pause = (RETRY_FIRST * 2_u32.saturating_pow(problem.failures.clamp(1, 16) - 1)).min(RETRY_LONGEST);
+    let failures = if is_of_this_process { problem.failures.clamp(1, 16) } else { 1 };
+    let pause = (RETRY_FIRST * 2_u32.saturating_pow(failures - 1)).min(RETRY_LONGEST);
     let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     Timestamp(problem.at.0.saturating_add(pause))
 }

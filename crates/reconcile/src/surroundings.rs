@@ -44,8 +44,9 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
     if let Some(target) = &context.target_spec {
         for sought in plimsoll_plan::resolve::sought(&app.spec, target) {
             if let Some(known) = known_image(store, &app.meta.key, &sought).await? {
-                let ImageSpec { digest, tag, since, problem, .. } = known;
-                context.images.insert(sought, ImageView { digest, tag, since, problem });
+                let ImageSpec { digest, tag, since, problem, before, .. } = known;
+                let is_first = before.is_empty();
+                context.images.insert(sought, ImageView { digest, tag, since, is_first, problem });
             }
         }
     }
@@ -59,7 +60,11 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
     for host in encrypted_hosts(&app.spec) {
         let key = ObjectKey::of_installation(certificate_name(host));
         if let Some(known) = store.get::<Certificate>(&Scope::All, &key).await? {
-            let CertificateSpec { fingerprint, problem, .. } = known.spec;
+            let CertificateSpec { fingerprint, mut problem, project, .. } = known.spec;
+            if let Some(problem) = problem.as_mut().filter(|_| project != app.meta.key.project) {
+                // Whose, and what their Secrets are called, others need not know.
+                "another project has this host, and no certificate for it".clone_into(&mut problem.why);
+            }
             let view = CertificateView { is_there: fingerprint.is_some(), problem };
             context.certificates.insert(host.to_owned(), view);
         }
@@ -77,9 +82,8 @@ pub fn encrypted_hosts(spec: &AppSpec) -> impl Iterator<Item = &str> {
 pub fn certificate_name(host: &str) -> ObjectName {
     let digest = Digest::of_bytes(host.as_bytes()).short();
     let readable = host.trim_start_matches("*.");
-    format!("{}.{}", readable.get(..200).unwrap_or(readable).trim_end_matches('.'), &digest[..6])
-        .parse()
-        .expect("a host and a digest form a name")
+    let readable = readable.get(..200).unwrap_or(readable).trim_end_matches(['.', '-']);
+    format!("{readable}.{}", &digest[..6]).parse().expect("a host and a digest form a name")
 }
 
 /// The current plan, where it is still kept.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use plimsoll_engine::{Clock, Fut, Hints};
 use plimsoll_model::id::Digest;
-use plimsoll_model::kind::{Certificate, CertificateOrigin, CertificateSpec, HeldCertificate, Sealed};
+use plimsoll_model::kind::{
+    Certificate, CertificateOrigin, CertificateSpec, Claim, ClaimSpec, HeldCertificate, Sealed,
+};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::operations::Operations;
 use plimsoll_model::secret::Sensitive;
@@ -48,7 +50,7 @@ struct Fake {
 }
 
 impl Certifier for Fake {
-    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, String>> {
+    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, Uncertified>> {
         Box::pin(async { Ok(self.held.lock().unwrap().clone()) })
     }
 
@@ -56,7 +58,7 @@ impl Certifier for Fake {
         CertificateOrigin::Authority
     }
 
-    fn obtain<'a>(&'a self, host: &'a str) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
+    fn obtain<'a>(&'a self, host: &'a str, _: u32) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_secs(5)).await;
             self.asked.lock().unwrap().push(host.to_owned());
@@ -127,17 +129,29 @@ impl World {
             at: self.fake.clock.now(),
             attached: Attached::default(),
             spec: serde_json::from_value(json!({"components": {"main": {
-                "command": ["main"], "ports": {"http": 80}, "routes": [{"host": host, "port": "http", "tls": tls}],
+                "command": ["main"], "ports": {"http": 80}, "routes": [{"host": host, "path": format!("/{name}"), "port": "http", "tls": tls}],
             }}}))
             .unwrap(),
             operations: Operations::default(),
         };
         self.store.commit(&Scope::All, Batch::new().create(app)).await.unwrap();
         let app = self.store.get::<App>(&Scope::All, &key).await.unwrap().unwrap();
-        let claim = route_claim(&"local".parse().unwrap(), host, "/");
+        let claim = route_claim(&"local".parse().unwrap(), host, &format!("/{name}"));
+        let mut batch = Batch::new();
+        if holds {
+            batch = batch.create(New::<Claim> {
+                uid: format!("claim-{name}").parse().unwrap(),
+                key: ObjectKey::of_installation(claim.clone()),
+                owner: None,
+                at: self.fake.clock.now(),
+                attached: Attached::default(),
+                spec: ClaimSpec { app: app.meta.uid.clone(), key },
+                operations: (),
+            });
+        }
         let claims = holds.then_some(claim).into_iter().collect();
         let status = AppStatus { claims, ..AppStatus::default() };
-        self.store.commit(&Scope::All, Batch::new().report(&app, status, Timestamp(1))).await.unwrap();
+        self.store.commit(&Scope::All, batch.report(&app, status, Timestamp(1))).await.unwrap();
     }
 
     fn asked(&self) -> Vec<String> {
@@ -158,6 +172,11 @@ async fn a_certificate_is_got_once_and_again_after_two_thirds_of_its_time() {
     let loop_ = world.begin();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(world.asked(), ["web.example"], "and nothing for who does not hold its route");
+    // Whoever comes later to a host does not decide about it, though their App be the first of all by name.
+    world.declare("a-late", "web.example", json!({"secret": "mine"}), true).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    let known = world.known("web.example").await.unwrap();
+    assert!(known.origin == CertificateOrigin::Authority && known.problem.is_none(), "{known:?}");
     let writes = world.memory.commits();
     tokio::time::sleep(59 * DAY).await;
     assert!(world.asked().is_empty());
@@ -216,5 +235,23 @@ async fn nothing_is_done_on_hold_and_what_nobody_wants_is_forgotten_at_its_end()
     assert_eq!(world.fake.held.lock().unwrap().len(), 1, "it is kept for whoever wants the host again");
     tokio::time::sleep(91 * DAY).await;
     assert!(world.fake.held.lock().unwrap().is_empty() && world.asked().is_empty());
+    loop_.abort();
+}
+
+/// Hosts that only a person can help keep nobody else from their certificates.
+#[tokio::test(start_paused = true)]
+async fn many_that_are_refused_hold_nobody_up() {
+    let world = World::new();
+    *world.fake.refuses.lock().unwrap() = Some(Uncertified { why: "no".into(), needs_person: true });
+    for number in 0..10 {
+        world.declare(&format!("a{number}"), &format!("a{number}.example"), json!("auto"), true).await;
+    }
+    let loop_ = world.begin();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let asked = world.asked();
+    assert_eq!(asked.len(), 10, "{asked:?}");
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    let asked = world.asked().len();
+    assert!((50..=120).contains(&asked), "{asked} in ten minutes");
     loop_.abort();
 }

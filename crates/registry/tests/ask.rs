@@ -187,7 +187,9 @@ async fn a_registry_is_left_alone_as_long_as_it_asks_for() {
         let later = client.digest(&image(&host), None).await.unwrap_err();
         let RegistryError::Later { after, .. } = &later else { panic!("{later:?}") };
         assert!(*after > Duration::from_secs(100) && later.is_retryable());
-        assert!(!later.to_string().contains("120"), "the sentence stays the same: {later}");
+        // A port may have these digits too.
+        let said = later.to_string().replace(&host, "");
+        assert!(!said.contains("120"), "the sentence stays the same: {later}");
     }
     assert_eq!(asked.lock().unwrap().len(), 1);
 }

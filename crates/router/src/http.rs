@@ -193,6 +193,8 @@ impl Front {
         // The same method, with the same body.
         let mut response = own(StatusCode::PERMANENT_REDIRECT, format!("308 see {}\n", place.to_str().ok()?));
         response.headers_mut().insert(header::LOCATION, place);
+        // Whoever comes back finds out again.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Some(response)
     }
 
@@ -378,6 +380,16 @@ fn remove_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
+/// HTTP/2 may send each cookie by itself, HTTP/1.1 has them in one field: RFC 9113, section 8.2.3.
+fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Makes a client's request one to a member.
 fn forward_headers(
     request: &mut Request<Incoming>,
@@ -396,6 +408,7 @@ fn forward_headers(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol.clone());
     }
+    join_cookies(headers);
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);

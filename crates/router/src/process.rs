@@ -119,10 +119,12 @@ async fn serve(directory: &Path, installation: InstallationId, ports: Ports) -> 
 struct Place {
     file: &'static str,
     usual: u16,
+    /// Another port does for as long as that one is taken.
+    is_spare: bool,
 }
 
-const PLAIN: Place = Place { file: "listen.json", usual: 8080 };
-const ENCRYPTED: Place = Place { file: "listen-tls.json", usual: 8443 };
+const PLAIN: Place = Place { file: "listen.json", usual: 8080, is_spare: false };
+const ENCRYPTED: Place = Place { file: "listen-tls.json", usual: 8443, is_spare: true };
 
 /// Listens where it is told to, else where it always did.
 fn listen(
@@ -135,10 +137,14 @@ fn listen(
     let ip = address.or(before.map(|it| it.ip())).unwrap_or(Ipv4Addr::LOCALHOST.into());
     // Any port is any port once: afterwards it is the one that people know.
     let known = port.filter(|port| *port != 0).or(before.map(|it| it.port()));
-    let listener = if let Some(port) = known {
-        let wanted = SocketAddr::new(ip, port);
+    let listener = if let Some(known) = known {
+        let wanted = SocketAddr::new(ip, known);
         let busy = |error: io::Error| io::Error::new(error.kind(), format!("{wanted}: {error}"));
-        bind(wanted).map_err(busy)?
+        match bind(wanted) {
+            // Nobody has named it: what is served in the clear does not end for it.
+            Err(_) if port.is_none() && place.is_spare => return bind(SocketAddr::new(ip, 0)),
+            bound => bound.map_err(busy)?,
+        }
     } else {
         let usual = if port.is_some() { 0 } else { place.usual };
         bind(SocketAddr::new(ip, usual)).or_else(|_| bind(SocketAddr::new(ip, 0)))?

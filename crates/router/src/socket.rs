@@ -14,22 +14,21 @@ const BACKLOG: i32 = 4096;
 enum Sort {
     /// Nothing: it is this machine's, and nobody else has it.
     Usual,
-    /// It may become this machine's later.
-    Free,
     /// Others of this process listen to all addresses at the same port, or to one of them.
     Shared,
 }
 
-fn bind(at: SocketAddr, sort: Sort) -> io::Result<TcpListener> {
+fn bind(at: SocketAddr, sort: Sort, is_free: bool) -> io::Result<TcpListener> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket =
         rustix::net::socket_with(family, SocketType::STREAM, flags, Some(rustix::net::ipproto::TCP))?;
     set_socket_reuseaddr(&socket, true)?;
-    match sort {
-        Sort::Usual => {}
-        Sort::Free => set_ip_freebind(&socket, true)?,
-        Sort::Shared => set_socket_reuseport(&socket, true)?,
+    if is_free {
+        set_ip_freebind(&socket, true)?;
+    }
+    if sort == Sort::Shared {
+        set_socket_reuseport(&socket, true)?;
     }
     rustix::net::bind(&socket, &at)?;
     rustix::net::listen(&socket, BACKLOG)?;
@@ -38,30 +37,25 @@ fn bind(at: SocketAddr, sort: Sort) -> io::Result<TcpListener> {
 
 /// Listens where routes are served: at one address, or at all of the machine.
 pub(crate) fn front(at: SocketAddr) -> io::Result<TcpListener> {
-    let listener = bind(at, Sort::Usual)?;
+    let listener = bind(at, Sort::Usual, false)?;
     if !at.ip().is_unspecified() {
         return Ok(listener);
     }
     // Nobody has it. Stable addresses are among all addresses, and may have the same port.
     let at = listener.local_addr()?;
     drop(listener);
-    bind(at, Sort::Shared)
+    bind(at, Sort::Shared, false)
 }
 
-/// Listens to a stable address. Where it may share its port with those of the front, the kernel prefers what is said more
-/// closely; somebody else's it is still not.
-pub(crate) fn stable(at: SocketAddr, shared: &[u16]) -> io::Result<TcpListener> {
-    match bind(at, Sort::Usual) {
+/// Listens to a stable address, which need not be this machine's yet if it is free. Where it may share its port with those
+/// of the front, the kernel prefers what is said more closely; somebody else's it is still not.
+pub(crate) fn stable(at: SocketAddr, shared: &[u16], is_free: bool) -> io::Result<TcpListener> {
+    match bind(at, Sort::Usual, is_free) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && shared.contains(&at.port()) => {
-            bind(at, Sort::Shared)
+            bind(at, Sort::Shared, is_free)
         }
         bound => bound,
     }
-}
-
-/// Listens to an address that need not be this machine's yet.
-pub(crate) fn free(at: SocketAddr) -> io::Result<TcpListener> {
-    bind(at, Sort::Free)
 }
 
 #[cfg(test)]
@@ -75,11 +69,13 @@ mod tests {
         let everywhere = front((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
         let port = everywhere.local_addr().unwrap().port();
         let at = SocketAddr::from((Ipv4Addr::new(127, 98, 7, 6), port));
-        assert!(stable(at, &[]).is_err(), "it is no port of the front");
-        let own = stable(at, &[port]).unwrap();
+        assert!(stable(at, &[], false).is_err(), "it is no port of the front");
+        let own = stable(at, &[port], false).unwrap();
         let connection = TcpStream::connect(at).unwrap();
         own.set_nonblocking(false).unwrap();
         assert_eq!(own.accept().unwrap().1, connection.local_addr().unwrap());
+        let free = SocketAddr::from((Ipv4Addr::new(240, 98, 7, 6), port));
+        assert!(stable(free, &[port], true).is_ok(), "containers reach it there too");
         assert!(front((Ipv4Addr::UNSPECIFIED, port).into()).is_err(), "nobody else has it too");
     }
 }

@@ -45,14 +45,14 @@ impl Listeners {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = Vec::new();
         for at in wanted.iter().filter(|at| !tasks.contains_key(at)) {
-            let listener = socket::stable(*at, &self.shared)
+            let listener = socket::stable(*at, &self.shared, false)
                 .map_err(|error| io::Error::new(error.kind(), format!("{at}: {error}")))?;
             new.push((*at, listener));
         }
         for (at, listener) in new {
             let _guard = runtime.enter();
             // Where it cannot be had, no container will ask for it either.
-            let listeners = [Some(listener), for_containers(at).ok()];
+            let listeners = [Some(listener), for_containers(at, &self.shared).ok()];
             let mut serving = Vec::new();
             for listener in listeners.into_iter().flatten() {
                 let listener = TcpListener::from_std(listener)?;
@@ -73,9 +73,9 @@ impl Listeners {
 
 /// A listener where containers reach a stable address. The address need not be this machine's yet: it becomes so with
 /// the first container.
-fn for_containers(at: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn for_containers(at: SocketAddr, shared: &[u16]) -> io::Result<std::net::TcpListener> {
     let SocketAddr::V4(at) = at else { return Err(io::ErrorKind::Unsupported.into()) };
-    socket::free(SocketAddr::from((from_containers(*at.ip()), at.port())))
+    socket::stable(SocketAddr::from((from_containers(*at.ip()), at.port())), shared, true)
 }
 
 async fn accept(at: SocketAddr, listener: TcpListener, state: Arc<State>) {

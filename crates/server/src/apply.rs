@@ -325,6 +325,9 @@ pub(crate) trait Governed: Kind {
         new: (&Self::Spec, &Self::Operations),
     ) -> impl Future<Output = Result<Batch, ApplyError>> + Send;
 
+    /// Brings operations in line with the declaration that they are beside from now on.
+    fn settle(_: &Self::Spec, _: &mut Self::Operations) {}
+
     /// The next step of an object's deletion, or why others need it.
     fn end(writer: &Writer<'_>, old: &Object<Self>)
     -> impl Future<Output = Result<Batch, ApplyError>> + Send;
@@ -405,7 +408,8 @@ impl Writer<'_> {
         loop {
             let old = self.server.store().get::<K>(&Scope::All, key).await.map_err(failed)?;
             self.check_terms::<K>(key, old.as_ref())?;
-            let (spec, operations) = wanted(old.as_ref());
+            let (spec, mut operations) = wanted(old.as_ref());
+            K::settle(&spec, &mut operations);
             let attached = self.attached(key, old.as_ref(), attached.clone(), &spec, &operations)?;
             let (batch, change) = match &old {
                 Some(old) => {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plimsoll_certificate::{Acme, Method, OwnAuthority, Pair, PairError};
+use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Fut};
 use plimsoll_model::kind::{CertificateOrigin, HeldCertificate};
 use plimsoll_model::secret::Sensitive;
@@ -56,30 +57,38 @@ impl Sources {
         certified.map(|()| held).map_err(|error| later(error.to_string()))
     }
 
-    async fn ordered(&self, acme: &Acme, host: &str) -> Result<Pair, Uncertified> {
-        // One of both is often not open to the world; the second finds out what the first could not.
-        let first = match acme.obtain(host, Method::Http01, &self.router).await {
-            Ok(pair) => return Ok(pair),
-            Err(error) => in_words(&error),
+    /// Orders one. One of both ways is often not open to the world: the first attempt finds out which one is, later ones take
+    /// turns, since the authority counts what fails.
+    async fn ordered(&self, acme: &Acme, host: &str, failures: u32) -> Result<Pair, Uncertified> {
+        let ways: &[Method] = match failures {
+            0 => &[Method::Http01, Method::TlsAlpn01],
+            odd if odd % 2 == 1 => &[Method::Http01],
+            _ => &[Method::TlsAlpn01],
         };
-        let second = acme.obtain(host, Method::TlsAlpn01, &self.router).await;
-        second.map_err(|error| {
-            let second = in_words(&error);
-            later(if first == second { first } else { format!("{first}; and then: {second}") })
-        })
+        let mut said: Vec<String> = Vec::new();
+        for way in ways {
+            match acme.obtain(host, *way, &self.router).await {
+                Ok(pair) => return Ok(pair),
+                Err(error) => said.push(in_words(&error)),
+            }
+        }
+        said.dedup();
+        Err(later(said.join("; and then: ")))
     }
 }
 
 impl Certifier for Sources {
-    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, String>> {
+    fn held(&self) -> Fut<'_, Result<BTreeMap<String, HeldCertificate>, Uncertified>> {
         Box::pin(async {
             let held = self.router.certificates().await;
             held.map_err(|error| match error {
                 // One of an earlier version does not know what is asked of it.
-                plimsoll_driver::DriverError::Terminal(_) => {
-                    "the router that runs is of an earlier version: end it, it comes back at once".to_owned()
-                }
-                error => error.to_string(),
+                DriverError::Terminal(_) => Uncertified {
+                    why: "the router that runs is of an earlier version: end it, it comes back at once"
+                        .into(),
+                    needs_person: true,
+                },
+                error => later(error.to_string()),
             })
         })
     }
@@ -88,7 +97,7 @@ impl Certifier for Sources {
         if is_of_this_machine(host) { CertificateOrigin::Own } else { CertificateOrigin::Authority }
     }
 
-    fn obtain<'a>(&'a self, host: &'a str) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
+    fn obtain<'a>(&'a self, host: &'a str, failures: u32) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
         Box::pin(async move {
             let origin = self.origin(host);
             if origin == CertificateOrigin::Own {
@@ -102,7 +111,7 @@ impl Certifier for Sources {
                 let why = "the server is set up with no authority (--acme-directory), and no Secret is named";
                 return Err(Uncertified { why: why.to_owned(), needs_person: true });
             };
-            let pair = self.ordered(acme, host).await?;
+            let pair = self.ordered(acme, host, failures).await?;
             self.serve(host, pair, origin).await
         })
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use plimsoll_model::access::Verb;
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{CommitId, ComponentName, Digest, ObjectName, ProjectName};
+use plimsoll_model::id::{CommitId, ComponentName, ObjectName, ProjectName};
 use plimsoll_model::image::{ImageRef, Repository, Sought};
 use plimsoll_model::operations::{Commit, Deploy};
 use plimsoll_model::update::Follow;
@@ -21,6 +21,9 @@ use crate::apply::{ApplyError, Terms};
 
 /// Times an App is read anew when somebody else writes it meanwhile.
 const ATTEMPTS: u32 = 20;
+
+/// Milliseconds by which the clock of whoever commits may be ahead of ours.
+const AHEAD: u64 = 15 * 60 * 1000;
 
 /// What somebody wants deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +70,12 @@ pub enum DeployError {
     /// A tag may lead elsewhere by now.
     #[error("{0} has no digest: deploy what was built, as REPOSITORY@sha256:…")]
     NoDigest(Box<ImageRef>),
+    /// An image that exists on one machine only has no digest of a manifest.
+    #[error("{0} is on this machine only: push it to a registry, or declare it")]
+    OfThisMachine(Box<ImageRef>),
+    /// Everything that comes after it would be refused.
+    #[error("commit {} is of {}, which is still to come: look at the clock of whoever committed it", .0.id, .0.at)]
+    Future(Commit),
     /// There is no such App.
     #[error("there is no app {0}")]
     NoApp(ObjectKey),
@@ -172,8 +181,16 @@ impl Server {
         dry_run: bool,
     ) -> Result<Vec<Deployed>, DeployError> {
         let scope = caller.within(self.store(), project, Verb::Deploy).await?;
-        let digest =
-            wish.image.digest().ok_or_else(|| DeployError::NoDigest(Box::new(wish.image.clone())))?;
+        if wish.image.digest().is_none() {
+            return Err(DeployError::NoDigest(Box::new(wish.image.clone())));
+        }
+        if wish.image.repository().is_of_this_machine() {
+            return Err(DeployError::OfThisMachine(Box::new(wish.image.clone())));
+        }
+        let latest = self.now().0 + AHEAD;
+        if let Some(commit) = wish.commit.as_ref().filter(|commit| commit.at.0 > latest) {
+            return Err(DeployError::Future(commit.clone()));
+        }
         let matched = self.matching(caller, project, &scope, wish).await?;
         for Matched { app, components } in &matched {
             for component in components {
@@ -187,7 +204,7 @@ impl Server {
         }
         let mut done = Vec::new();
         for Matched { app, .. } in matched {
-            done.extend(self.deploy_to(caller, &app.meta.key, wish, digest, dry_run).await?);
+            done.extend(self.deploy_to(caller, &app.meta.key, wish, dry_run).await?);
         }
         Ok(done)
     }
@@ -243,7 +260,6 @@ impl Server {
         caller: &Caller,
         key: &ObjectKey,
         wish: &Wish,
-        digest: Digest,
         dry_run: bool,
     ) -> Result<Vec<Deployed>, DeployError> {
         let mut attempt = 1;
@@ -253,11 +269,13 @@ impl Server {
             let (mut deploys, mut done) = (app.operations.deploys.clone(), Vec::new());
             for (name, component, image) in meant(&app, wish) {
                 in_order(&app, name, wish)?;
+                let before = deploys.get(name).filter(|it| it.image.repository() == image.repository());
                 let deploy = Deploy {
-                    of: image.clone(),
+                    of: Some(image.clone()),
                     over: self.last_moved(key, component, image).await?,
-                    digest,
-                    commit: wish.commit.clone(),
+                    image: wish.image.clone(),
+                    // Whoever does not say it does not make older ones newer.
+                    commit: wish.commit.clone().or_else(|| before.and_then(|it| it.commit.clone())),
                 };
                 let changed = deploys.get(name) != Some(&deploy);
                 deploys.insert(name.clone(), deploy);
@@ -332,7 +350,10 @@ fn meant<'a>(
 
 /// Refuses what is older than what was deployed to a component before.
 fn in_order(app: &Object<App>, component: &ComponentName, wish: &Wish) -> Result<(), DeployError> {
-    let before = app.operations.deploys.get(component).and_then(|deploy| deploy.commit.as_ref());
+    let before = app.operations.deploys.get(component);
+    // Commits of different repositories have no order.
+    let before = before.filter(|it| it.image.repository() == wish.image.repository());
+    let before = before.and_then(|deploy| deploy.commit.as_ref());
     match (before, &wish.commit) {
         (Some(had), Some(new)) if new.at < had.at && new.id != had.id && !wish.rollback => {
             Err(DeployError::Older {

@@ -48,6 +48,10 @@ async fn require_target(writer: &Writer<'_>, batch: Batch, name: &TargetName) ->
 }
 
 impl Governed for App {
+    fn settle(spec: &AppSpec, operations: &mut Operations) {
+        operations.end_deploys(spec);
+    }
+
     /// Keeps the quota of its project, which must be there as its target must.
     async fn admit(
         writer: &Writer<'_>,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use base64ct::{Base64, Encoding as _};
 use plimsoll_model::access::{Restriction, Verb};
 use plimsoll_model::audit::{Action, Actor};
-use plimsoll_model::id::{ObjectName, ProjectName};
+use plimsoll_model::id::{PartName, ProjectName};
 use plimsoll_model::kind::Hook;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::{ObjectKey, Project, Secret};
@@ -48,6 +48,14 @@ pub enum HookError {
     /// There is no such hook, or the signature is another one's. Which of both is not said.
     #[error("there is no such hook, or the signature is not that of its secret")]
     Unknown,
+    /// The same for whoever asks; the project's own people find the reason in the audit log.
+    #[error("there is no such hook, or the signature is not that of its secret")]
+    Refused {
+        /// Whoever it would have been.
+        caller: Box<Caller>,
+        /// The reason.
+        why: String,
+    },
     /// It was signed too long ago, or in the future.
     #[error(
         "it was signed more than {WINDOW} s before or after now: sign it when it is sent, and look at the clock"
@@ -66,7 +74,7 @@ impl Server {
     pub async fn open_hook(
         &self,
         project: &ProjectName,
-        name: &ObjectName,
+        name: &PartName,
         delivery: Delivery<'_>,
         from: Option<IpAddr>,
     ) -> Result<Caller, HookError> {
@@ -87,9 +95,7 @@ impl Server {
             },
         };
         if let Some(why) = refused {
-            let place = ObjectKey::in_project(project.clone(), name.clone());
-            self.record_refusal(&caller, Action::Deploy, HOOKS, &place, why).await;
-            return Err(HookError::Unknown);
+            return Err(HookError::Refused { caller: Box::new(caller), why });
         }
         let now = self.now().0 / 1000;
         let signed_at: Option<u64> = delivery.timestamp.parse().ok();
@@ -97,6 +103,13 @@ impl Server {
             return Err(HookError::Time);
         }
         Ok(caller)
+    }
+
+    /// Records that a delivery to a hook was refused.
+    pub async fn note_delivery(&self, caller: &Caller, project: &ProjectName, name: &PartName, why: String) {
+        let name = name.as_str().parse().expect("the name of a part is one of an object too");
+        let place = ObjectKey::in_project(project.clone(), name);
+        self.record_refusal(caller, Action::Deploy, HOOKS, &place, why).await;
     }
 
     /// What both sides know.
@@ -116,7 +129,7 @@ const HOOKS: &str = "hooks";
 
 impl Caller {
     /// Another system, which may deploy in its project and nothing else.
-    fn hook(project: &ProjectName, name: &ObjectName, hook: &Hook, from: Option<IpAddr>) -> Self {
+    fn hook(project: &ProjectName, name: &PartName, hook: &Hook, from: Option<IpAddr>) -> Self {
         let user = format!("hook.{name}@{project}").parse().expect("words, a name and a project form a user");
         let only = Restriction {
             projects: BTreeSet::from([project.clone()]),

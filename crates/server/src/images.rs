@@ -22,8 +22,7 @@ impl Sources {
     /// The id of an image that is on this machine only.
     async fn here(&self, image: &ImageRef) -> Result<Option<Digest>, String> {
         let agent = self.agent.as_ref().ok_or("there is no node here that could have it")?;
-        let name = image.digest().map_or_else(|| image.tagged(), |digest| format!("sha256:{digest}"));
-        agent.image(&name).await
+        agent.image(&image.tagged()).await
     }
 }
 
@@ -50,10 +49,6 @@ impl ImageSource for Sources {
 
     fn has<'a>(&'a self, image: &'a ImageRef) -> Fut<'a, Result<bool, Unsaid>> {
         Box::pin(async move {
-            if image.repository().is_of_this_machine() {
-                let here = self.here(image).await;
-                return here.map(|found| found.is_some()).map_err(Unsaid::Away);
-            }
             let login = self.logins.get(image.repository().registry()).await;
             match self.registry.digest(image, login.as_ref()).await {
                 Ok(digest) => Ok(image.digest().is_none_or(|wanted| wanted == digest)),

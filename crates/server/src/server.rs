@@ -148,8 +148,12 @@ impl LocalNode {
             elsewhere(served, address, named(http))?;
         }
         if named(https).is_some() {
-            let served = router.tls_address().await.map_err(StartError::Router)?;
-            elsewhere(served, address, named(https))?;
+            match router.tls_address().await {
+                Ok(served) => elsewhere(served, address, named(https))?,
+                // One of an earlier version serves nothing encrypted; whoever wants that is told to end it.
+                Err(DriverError::Terminal(_)) => {}
+                Err(error) => return Err(StartError::Router(error)),
+            }
         }
         let drivers = Drivers::new().with(agent.clone()).with(router.clone());
         Ok(Self { agent: Some(agent), router, drivers })

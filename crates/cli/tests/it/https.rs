@@ -4,8 +4,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use plimsoll_certificate::OwnAuthority;
-use plimsoll_model::object::Timestamp;
 use plimsoll_testkit::{Acme, Validity};
 use serde_json::{Value, json};
 
@@ -17,7 +15,7 @@ const ECHO: &str = "import http.server,os
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version='HTTP/1.1'
     def do_GET(self):
-        body=(self.headers.get('X-Forwarded-Proto','-')+' '+self.path+'\\n').encode()
+        body=(self.headers.get('X-Forwarded-Proto','-')+' '+(self.headers.get('Cookie') or self.path)+'\\n').encode()
         self.send_response(200); self.send_header('Content-Length',str(len(body))); self.end_headers(); self.wfile.write(body)
     def do_POST(self):
         body=self.rfile.read(int(self.headers['Content-Length']))
@@ -92,6 +90,10 @@ fn names_of_this_machine_are_served_by_its_own_authority() {
     let (_, headers) = ask(&["--http2", "--include", "https://main.localhost:HTTPS/"]);
     assert!(headers.starts_with("HTTP/2 200"), "{headers}");
     assert!(headers.contains("strict-transport-security: max-age=31536000"), "{headers}");
+    // HTTP/2 has each cookie by itself, the program has them in one field.
+    let cookies =
+        ["--http2", "--header", "Cookie: a=1", "--header", "Cookie: b=2", "https://main.localhost:HTTPS/"];
+    assert_eq!(ask(&cookies).1, "https a=1; b=2\n");
     // In the clear there is only the way to what is encrypted, with the same method and body.
     let (_, sent_on) = ask(&["--include", "http://main.localhost:HTTP/a?b=c"]);
     let wanted = format!("location: https://main.localhost:{}/a?b=c\r\n", port(&plane, "listen-tls.json"));
@@ -134,14 +136,13 @@ fn names_of_this_machine_are_served_by_its_own_authority() {
     assert_eq!(curl(&plane, &trust, "main.localhost", &["http://main.localhost:HTTP/x"]).1, "http /x\n");
 }
 
-/// An authority that nobody here has made, and what it has signed for a host.
-fn elsewhere(directory: &std::path::Path, host: &str) -> (String, Value) {
-    std::fs::create_dir_all(directory).unwrap();
-    let now = Timestamp(super::pipelines::now() * 1000);
-    let authority = OwnAuthority::load_or_make(directory, now).unwrap();
-    let pair = authority.issue(host, now).unwrap();
-    let data = json!({"spec": {"data": {"tls.crt": pair.chain, "tls.key": pair.key.expose()}}});
-    (directory.join(OwnAuthority::FILE).display().to_string(), data)
+/// A certificate for a host that nobody here has made, and the file by which it is trusted.
+fn elsewhere(file: &std::path::Path, host: &str) -> (String, Value) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new([host.to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(file, own.pem()).unwrap();
+    let data = json!({"spec": {"data": {"tls.crt": own.pem(), "tls.key": key.serialize_pem()}}});
+    (file.display().to_string(), data)
 }
 
 #[test]
@@ -152,9 +153,9 @@ fn a_secret_is_served_and_changed_without_a_dropped_connection() {
     declare(&plane, &json!([{"host": host, "port": "http", "tls": {"secret": "web"}}]));
     let why = || plane.carry_out(&["why", "main"]);
     until("a reason", why, |it| it.contains("there is no Secret web"));
-    let (one, first) = elsewhere(&plane.directory.path().join("one"), host);
-    let (two, second) = elsewhere(&plane.directory.path().join("two"), host);
-    let (_, other) = elsewhere(&plane.directory.path().join("two"), "other.example.test");
+    let (one, first) = elsewhere(&plane.directory.path().join("one.pem"), host);
+    let (two, second) = elsewhere(&plane.directory.path().join("two.pem"), host);
+    let (_, other) = elsewhere(&plane.directory.path().join("other.pem"), "other.example.test");
     put(&other);
     until("a reason", why, |it| it.contains("the certificate is for other.example.test, not for"));
     put(&json!({"spec": {"data": {"tls.crt": first["spec"]["data"]["tls.crt"]}}}));
@@ -193,7 +194,12 @@ fn a_secret_is_served_and_changed_without_a_dropped_connection() {
     until("further answers", || asked.load(Ordering::Relaxed), |it| *it > before + 10);
     ending.store(true, Ordering::Relaxed);
     asker.join().unwrap();
-    assert!(!std::fs::read_to_string(plane.data().join("router/access.log")).unwrap().contains(" 50"));
+    let log = std::fs::read_to_string(plane.data().join("router/access.log")).unwrap();
+    let statuses: Vec<u64> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["status"].as_u64().unwrap())
+        .collect();
+    assert!(statuses.len() > 10 && statuses.iter().all(|status| *status == 200), "{statuses:?}");
 }
 
 /// What cannot be encrypted is refused, with a word on what can.
@@ -210,6 +216,7 @@ fn wrong_routes_are_refused() {
     refused(json!({"host": "*.example.org", "port": "http", "tls": "auto"}), "tls: {secret: NAME}");
     refused(json!({"host": "a.${host}", "port": "http", "tls": "auto"}), "written out");
     refused(json!({"host": "a.localhost", "port": "http", "hsts": "1d"}), "set `tls`");
+    refused(json!({"host": "10.0.0.1", "port": "http", "tls": "auto"}), "give a name");
     refused(json!({"host": "a.localhost", "port": "http", "tls": "on"}), "tls");
 }
 
@@ -237,14 +244,21 @@ fn root(plane: &Plane, acme: &Acme) -> String {
 fn an_authority_gives_certificates_and_they_are_renewed() {
     let mut plane = Plane::new();
     let host = "web.example.test";
+    declare(&plane, &json!([{"host": host, "port": "http"}]));
+    settled(&plane);
     declare(&plane, &json!([{"host": host, "port": "http", "tls": "auto"}]));
     until("a reason", || plane.carry_out(&["why", "main"]), |it| it.contains("set up with no authority"));
+    // What was served in the clear is served so until it can be encrypted.
+    let plain = curl(&plane, "/dev/null", host, &[&format!("http://{host}:HTTP/x")]).1;
+    assert_eq!(plain, "http /x\n");
     let ports = ["listen.json", "listen-tls.json"].map(|file| port(&plane, file).parse().unwrap());
     let acme = Acme::start(ports[0], ports[1], Validity::Seconds(30));
     with_authority(&acme, &mut plane);
     settled(&plane);
     let trust = root(&plane, &acme);
     assert_eq!(page(&plane, &trust, host), "https /x\n");
+    let (_, sent_on) = curl(&plane, &trust, host, &["--include", &format!("http://{host}:HTTP/x")]);
+    assert!(sent_on.starts_with("HTTP/1.1 308"), "{sent_on}");
     let first = certificate(&plane, host);
     assert_eq!(first["origin"], "authority");
     // After two thirds of its time there is another one, and nobody has noticed.

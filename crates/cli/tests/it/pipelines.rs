@@ -91,6 +91,16 @@ fn a_pipeline_deploys_what_it_built_and_learns_how_it_went() {
     settled(&plane, "main");
     let (code, said) = deploy(&second, "c5", "2026-01-01T15:00:00Z", &[]);
     assert_eq!((code, fetch(&plane, "main.localhost")), (Some(0), "second".into()), "{said}");
+    // Another declaration ends it for good, also when the first one comes back; only the order of commits is kept.
+    plane.carry_out(&["rollout", "undo", "main", "--to", "2"]);
+    until_it_says(&plane, "first");
+    declare(&plane, &format!("{repository}:main"), &json!({"soak": "1ms", "deadline": "6s"}));
+    let deploys = status(&plane, "main")["operations"]["deploys"]["main"].clone();
+    assert!(deploys["of"].is_null() && deploys["commit"]["id"] == "c5", "{deploys}");
+    let (code, said) = deploy(&first, "c1", "2026-01-01T10:00:00Z", &[]);
+    assert!(code == Some(1) && said.contains("has commit c5"), "{said}");
+    let (code, said) = deploy(&first, "c9", "2999-01-01T10:00:00Z", &[]);
+    assert!(code == Some(1) && said.contains("still to come"), "{said}");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_model::audit::{Action, Actor, AuditEntry, AuditRecord, AuditResult};
 use plimsoll_model::id::{Digest, Epoch, InstallationId};
-use plimsoll_model::kind::{AppRevisions, Claim, Image, Plans, Receipt, Rejection, Tombstone, Usage};
+use plimsoll_model::kind::{
+    AppRevisions, Certificate, Claim, Image, Plans, Receipt, Rejection, Tombstone, Usage,
+};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind, ObjectKey, Project, Revision, Secret, Target, Token};
 use plimsoll_store::{KindName, Row, StoreError, decode};
@@ -209,6 +211,7 @@ fn understood(kind: KindName, row: Row) -> Result<(), StoreError> {
         Receipt::PLURAL => of::<Receipt>(row),
         Tombstone::PLURAL => of::<Tombstone>(row),
         Image::PLURAL => of::<Image>(row),
+        Certificate::PLURAL => of::<Certificate>(row),
         other => Err(StoreError::Unavailable(format!("nobody knows how {other} look").into())),
     }
 }
@@ -265,5 +268,34 @@ impl Sink for Restore<'_> {
     fn content(&mut self, _: Digest, bytes: &[u8]) -> Result<(), BackupError> {
         save_content(&self.at()?.directory.content(), bytes)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_model::Attached;
+    use plimsoll_model::kind::PLURALS;
+    use plimsoll_model::object::{Generation, Metadata};
+
+    use super::*;
+
+    #[test]
+    fn every_kind_is_understood() {
+        for plural in PLURALS {
+            let meta = Metadata {
+                key: ObjectKey::of_installation("x".parse().unwrap()),
+                uid: "x".parse().unwrap(),
+                owner: None,
+                attached: Attached::default(),
+                created: Timestamp(1),
+                deleting: None,
+                generation: Generation(1),
+                revision: Revision(1),
+            };
+            let row =
+                Row { meta, spec: "\"no spec at all\"".into(), operations: "null".into(), status: None };
+            let error = understood(KindName(plural), row).unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{plural}: {error}");
+        }
     }
 }
