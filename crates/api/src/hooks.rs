@@ -13,7 +13,7 @@ use plimsoll_model::audit::Action;
 use plimsoll_model::id::{PartName, ProjectName};
 use plimsoll_model::image::ImageRef;
 use plimsoll_model::words::in_words;
-use plimsoll_server::{Caller, Delivery, DeployError, Deployed, HookError, Named, Server, Wish};
+use plimsoll_server::{Caller, Delivery, DeployError, Deployed, HookError, Known, Named, Server, Wish};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -124,13 +124,21 @@ pub(crate) async fn deliver(
     };
     limits.ask(&Asker::User(caller.user().clone()))?;
     let named = Named::new(caller.user(), "hook", delivery.id, &body);
-    if let Some(answer) = replayed(&server, Some(&named)).await? {
-        // Whoever sends again signs again. What has the same time as before was sent by somebody who only listened.
-        let before: Value = serde_json::from_str(&answer).unwrap_or_default();
-        if before["signedAt"] == delivery.timestamp {
-            return Err(Problem::new(Sort::Conflict, "this delivery came before: it was carried out then"));
+    match server.known(&named).await? {
+        Known::New => {}
+        Known::Another => {
+            let detail = "another delivery had this webhook-id: give each its own";
+            return Err(Problem::new(Sort::Conflict, detail));
         }
-        return Ok(again(answer));
+        Known::Done(answer) => {
+            // Whoever sends again signs again. What has the same time as before was sent by somebody who only listened.
+            let before: Value = serde_json::from_str(&answer).unwrap_or_default();
+            if before["signedAt"] == delivery.timestamp {
+                let detail = "this delivery came before: it was carried out then";
+                return Err(Problem::new(Sort::Conflict, detail));
+            }
+            return Ok(again(answer));
+        }
     }
     let mut answer = match from_json(&body)? {
         Announcement::Deploy(wish) => {

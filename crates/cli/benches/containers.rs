@@ -152,6 +152,75 @@ fn twenty() {
     println!("rolling update of 20, surge 5: {:.1?} (the bar is 0.6 x docker service update)", rolls[1]);
 }
 
+/// How long a command of the engine takes that must succeed; nothing if it is not done after two minutes.
+fn timed(engine: &Engine, arguments: &[&str]) -> Option<Duration> {
+    let began = Instant::now();
+    let mut command = engine.command(arguments);
+    let mut running =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while began.elapsed() < Duration::from_mins(2) {
+        if let Some(status) = running.try_wait().unwrap() {
+            return status.success().then(|| began.elapsed());
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    None
+}
+
+/// The same 20 as a service of the engine's own Swarm mode, created and rolled.
+fn swarm() {
+    let engine = Engine::start(Make::Docker);
+    by_hand(&engine, 4);
+    let began = timed(
+        &engine,
+        &["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:2377"],
+    );
+    if began.is_none() {
+        println!("Swarm does not start here: no peer for these rows");
+        return;
+    }
+    let (mut created, mut rolled) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let script = "trap 'exit 0' TERM; sleep 100000 & wait";
+        let rolling = ["--update-parallelism", "5", "--update-order", "start-first"];
+        let create = ["service", "create", "--name", "many", "--replicas", "20", "--stop-grace-period", "1s"];
+        let image = ["--no-resolve-image", BUSYBOX, "sh", "-c", script];
+        let peer = timed(&engine, &[&create[..], &rolling, &image].concat());
+        let update = ["service", "update", "--no-resolve-image", "--env-add", "VERSION=2", "many"];
+        let peer_rolled = peer.and_then(|_| timed(&engine, &update));
+        timed(&engine, &["service", "rm", "many"]);
+        until(|| engine.run(&["ps", "--all", "--quiet"]).is_empty());
+        let (Some(peer), Some(peer_rolled)) = (peer, peer_rolled) else {
+            println!("services do not start here: no peer for these rows");
+            break;
+        };
+        let plane = Plane::start(&engine);
+        let began = Instant::now();
+        assert!(plane.apply(20, 1, ""));
+        let ours = began.elapsed();
+        let began = Instant::now();
+        assert!(plane.apply(20, 2, ""));
+        let ours_rolled = began.elapsed();
+        println!(
+            "  created in {ours:.1?}, the service in {peer:.1?}; rolled in {ours_rolled:.1?}, the service in {peer_rolled:.1?}"
+        );
+        created.push(ours.as_secs_f64() / peer.as_secs_f64());
+        rolled.push(ours_rolled.as_secs_f64() / peer_rolled.as_secs_f64());
+    }
+    timed(&engine, &["swarm", "leave", "--force"]);
+    for (what, ratios) in [
+        ("20 containers, against docker service create", &mut created),
+        ("rolling update, against docker service update", &mut rolled),
+    ] {
+        ratios.sort_by(f64::total_cmp);
+        if let Some(median) = ratios.get(ratios.len() / 2) {
+            println!("{what}: {median:.2} x (bar 0.6 x)");
+        }
+    }
+}
+
 /// Memory of the server and the router with 200 containers.
 fn memory() {
     let engine = Engine::start(Make::Docker);
@@ -223,8 +292,8 @@ fn killed() {
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
-    let scenes: [(&str, fn()); 4] =
-        [("twenty", twenty), ("memory", memory), ("bad", bad), ("killed", killed)];
+    let scenes: [(&str, fn()); 5] =
+        [("twenty", twenty), ("swarm", swarm), ("memory", memory), ("bad", bad), ("killed", killed)];
     for (name, scene) in scenes {
         if name.contains(&wanted) {
             scene();
