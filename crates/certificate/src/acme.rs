@@ -1,7 +1,6 @@
 //! An ACME authority (RFC 8555).
 
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::own::keep_private;
 use crate::pair::Pair;
 
 /// How long one answer may take, and how long an order.
@@ -193,18 +193,13 @@ impl Acme {
                 NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
             let directory = self.settings.directory.clone();
             let (made, credentials) = builder.create(&new, directory.clone(), None).await.map_err(refused)?;
-            self.keep(&Kept { directory, account: credentials }).map_err(unreadable)?;
+            let kept = serde_json::to_vec(&Kept { directory, account: credentials });
+            let kept = kept.map_err(io::Error::from).and_then(|kept| keep_private(&self.file, &kept));
+            kept.map_err(unreadable)?;
             made
         };
         *known = Some(account.clone());
         Ok(account)
-    }
-
-    fn keep(&self, account: &Kept) -> io::Result<()> {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&self.file)?;
-        file.write_all(&serde_json::to_vec(account)?)?;
-        file.sync_all()
     }
 
     fn http(&self) -> io::Result<Http> {

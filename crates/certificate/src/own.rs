@@ -113,11 +113,13 @@ fn read(path: &Path) -> Result<Option<String>, MakeError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), MakeError> {
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|error| MakeError::Io(path.to_owned(), error))
+    keep_private(path, text.as_bytes()).map_err(|error| MakeError::Io(path.to_owned(), error))
+}
+
+/// Writes a file that nobody else reads.
+pub(crate) fn keep_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }

@@ -128,6 +128,17 @@ fn by_hand(engine: &Engine, copies: u32) -> Duration {
     took
 }
 
+/// How long 20 containers take from apply to Ready, and a rolling update of them.
+fn created_and_rolled(engine: &Engine) -> (Duration, Duration) {
+    let plane = Plane::start(engine);
+    let began = Instant::now();
+    assert!(plane.apply(20, 1, ""));
+    let created = began.elapsed();
+    let began = Instant::now();
+    assert!(plane.apply(20, 2, ""));
+    (created, began.elapsed())
+}
+
 /// 20 containers and a rolling update of them, against the engine's own ways.
 fn twenty() {
     let engine = Engine::start(Make::Docker);
@@ -136,14 +147,9 @@ fn twenty() {
     let (mut ratios, mut rolls) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let peer = by_hand(&engine, 20);
-        let plane = Plane::start(&engine);
-        let began = Instant::now();
-        assert!(plane.apply(20, 1, ""));
-        let ours = began.elapsed();
-        let began = Instant::now();
-        assert!(plane.apply(20, 2, ""));
-        rolls.push(began.elapsed());
-        println!("  20 containers: {ours:.1?}, by hand {peer:.1?}; rolled in {:.1?}", began.elapsed());
+        let (ours, rolled) = created_and_rolled(&engine);
+        rolls.push(rolled);
+        println!("  20 containers: {ours:.1?}, by hand {peer:.1?}; rolled in {rolled:.1?}");
         ratios.push(ours.as_secs_f64() / peer.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
@@ -196,13 +202,7 @@ fn swarm() {
             println!("services do not start here: no peer for these rows");
             break;
         };
-        let plane = Plane::start(&engine);
-        let began = Instant::now();
-        assert!(plane.apply(20, 1, ""));
-        let ours = began.elapsed();
-        let began = Instant::now();
-        assert!(plane.apply(20, 2, ""));
-        let ours_rolled = began.elapsed();
+        let (ours, ours_rolled) = created_and_rolled(&engine);
         println!(
             "  created in {ours:.1?}, the service in {peer:.1?}; rolled in {ours_rolled:.1?}, the service in {peer_rolled:.1?}"
         );

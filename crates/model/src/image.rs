@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, InvalidName};
+use crate::update::ImageUpdate;
 use crate::version::VersionRange;
 
 /// Where an image comes from when its reference names no registry.
@@ -44,6 +45,13 @@ pub struct Sought {
     pub image: ImageRef,
     /// The versions one of which takes the place of the image's tag.
     pub range: Option<VersionRange>,
+}
+
+impl Sought {
+    /// What has to be asked of an image that is followed, or only pinned, so.
+    pub fn by(update: &ImageUpdate, image: &ImageRef) -> Self {
+        Self { image: image.clone(), range: update.range().cloned() }
+    }
 }
 
 impl fmt::Display for Sought {

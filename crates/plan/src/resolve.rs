@@ -86,12 +86,9 @@ pub fn resolve(
 /// What a declaration needs to know of images on a target, whether or not that can be had.
 pub fn sought<'a>(spec: &'a AppSpec, target: &'a TargetSpec) -> impl Iterator<Item = Sought> + 'a {
     let images = spec.components.values().filter_map(|it| Some((it, wanted_image(it, target)?)));
-    images.filter(|(_, image)| image.digest().is_none()).map(|(it, image)| seek(it, image))
-}
-
-/// What is asked of an image for a component.
-fn seek(component: &Component, image: &ImageRef) -> Sought {
-    Sought { image: image.clone(), range: component.update.image.range().cloned() }
+    images
+        .filter(|(_, image)| image.digest().is_none())
+        .map(|(it, image)| Sought::by(&it.update.image, image))
 }
 
 /// A deployment for a component that still holds: its declaration names the same image, and if it follows that, nothing
@@ -144,7 +141,7 @@ fn pin(
     let last = tags.last.filter(|last| last.images.get(name) == Some(image));
     let before = last.and_then(|last| last.components.get(name)?.image.as_ref()).map(|it| it.digest);
     let before = before.map(|digest| (digest, last.and_then(|last| last.chosen.get(name).cloned())));
-    let view = tags.now.get(&seek(component, image));
+    let view = tags.now.get(&Sought::by(&component.update.image, image));
     let version = view.and_then(|view| view.tag.clone()).map(|tag| Chosen::Version { tag });
     let now = view.and_then(|view| view.digest).map(|digest| (digest, version));
     let deployed = holding(tags.deploys.get(name), component, image, view).and_then(|it| {
@@ -284,7 +281,7 @@ mod tests {
             is_first: true,
             ..ImageView::default()
         });
-        let now = view.map(|view| (seek(&component, &image), view)).into_iter().collect();
+        let now = view.map(|view| (Sought::by(&component.update.image, &image), view)).into_iter().collect();
         let name: ComponentName = "main".parse().unwrap();
         let deploys = BTreeMap::from([(name.clone(), deploy.clone())]);
         let tags = Tags { now: &now, last: None, deploys: &deploys };

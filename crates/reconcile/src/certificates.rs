@@ -66,10 +66,11 @@ pub trait Certifier: Send + Sync + 'static {
     /// before.
     fn obtain<'a>(&'a self, host: &'a str, failures: u32) -> Fut<'a, Result<HeldCertificate, Uncertified>>;
 
-    /// Has a host served with one that somebody else has got.
+    /// Has a host served with one that somebody else has got, unless it is the one that is held.
     fn install<'a>(
         &'a self,
         host: &'a str,
+        held: Option<&'a HeldCertificate>,
         chain: String,
         key: Sensitive<String>,
     ) -> Fut<'a, Result<HeldCertificate, Uncertified>>;
@@ -321,7 +322,7 @@ impl Certificates {
             };
             match &want.mode {
                 TlsMode::Secret(name) => {
-                    let installed = self.of_secret(host, &want.by.sibling(name.clone())).await?;
+                    let installed = self.of_secret(host, held, &want.by.sibling(name.clone())).await?;
                     let (held, problem) = match installed {
                         Ok(held) => (Some(held), None),
                         // What is served goes on being served, while it is good.
@@ -394,6 +395,7 @@ impl Certificates {
     async fn of_secret(
         &self,
         host: &str,
+        held: Option<&HeldCertificate>,
         key: &ObjectKey,
     ) -> Result<Result<HeldCertificate, Uncertified>, StoreError> {
         let refused = |why: String| Ok(Err(Uncertified { why, needs_person: true }));
@@ -407,7 +409,7 @@ impl Certificates {
         let (Some(chain), Some(private)) = (part(CHAIN), part(KEY)) else {
             return refused(format!("Secret {} has not both, {CHAIN} and {KEY}", key.name));
         };
-        Ok(self.certifier.install(host, chain.expose().clone(), private).await)
+        Ok(self.certifier.install(host, held, chain.expose().clone(), private).await)
     }
 
     /// Writes down how an order ended.

@@ -233,8 +233,7 @@ impl Images {
             for component in app.spec.components.values() {
                 let follows = component.update.image.follow != Follow::None;
                 if let Some(image) = component.image.as_ref().filter(|it| follows && it.digest().is_none()) {
-                    let sought =
-                        Sought { image: image.clone(), range: component.update.image.range().cloned() };
+                    let sought = Sought::by(&component.update.image, image);
                     let every = Duration::from_millis(component.update.image.every().millis);
                     let shortest = match wants.get(&sought) {
                         Some(Want::Every(other)) => every.min(*other),

@@ -77,6 +77,7 @@ impl Certifier for Fake {
     fn install<'a>(
         &'a self,
         _: &'a str,
+        _: Option<&'a HeldCertificate>,
         _: String,
         _: Sensitive<String>,
     ) -> Fut<'a, Result<HeldCertificate, Uncertified>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use plimsoll_certificate::{Acme, Method, OwnAuthority, Pair, PairError};
+use plimsoll_certificate::{Acme, Method, OwnAuthority, Pair};
 use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Fut};
 use plimsoll_model::kind::{CertificateOrigin, HeldCertificate};
@@ -43,18 +43,23 @@ impl Sources {
         Self { router, clock, directory: data.to_owned(), acme }
     }
 
+    /// Has a host served with a pair that is right for it, unless it is.
     async fn serve(
         &self,
         host: &str,
+        held: Option<&HeldCertificate>,
         pair: Pair,
         origin: CertificateOrigin,
     ) -> Result<HeldCertificate, Uncertified> {
-        let held = pair.check(host, origin, self.clock.now()).map_err(|error| Uncertified {
+        let new = pair.check(host, origin, self.clock.now()).map_err(|error| Uncertified {
             why: in_words(&error),
             needs_person: origin == CertificateOrigin::Secret,
         })?;
-        let certified = self.router.certify(host, Some((held.clone(), pair))).await;
-        certified.map(|()| held).map_err(|error| later(error.to_string()))
+        if held == Some(&new) {
+            return Ok(new);
+        }
+        let certified = self.router.certify(host, Some((new.clone(), pair))).await;
+        certified.map(|()| new).map_err(|error| later(error.to_string()))
     }
 
     /// Orders one. One of both ways is often not open to the world: the first attempt finds out which one is, later ones take
@@ -105,33 +110,25 @@ impl Certifier for Sources {
                 let made =
                     OwnAuthority::load_or_make(&self.directory, now).and_then(|it| it.issue(host, now));
                 let pair = made.map_err(|error| later(in_words(&error)))?;
-                return self.serve(host, pair, origin).await;
+                return self.serve(host, None, pair, origin).await;
             }
             let Some(acme) = &self.acme else {
                 let why = "the server is set up with no authority (--acme-directory), and no Secret is named";
                 return Err(Uncertified { why: why.to_owned(), needs_person: true });
             };
             let pair = self.ordered(acme, host, failures).await?;
-            self.serve(host, pair, origin).await
+            self.serve(host, None, pair, origin).await
         })
     }
 
     fn install<'a>(
         &'a self,
         host: &'a str,
+        held: Option<&'a HeldCertificate>,
         chain: String,
         key: Sensitive<String>,
     ) -> Fut<'a, Result<HeldCertificate, Uncertified>> {
-        Box::pin(async move {
-            let (pair, origin) = (Pair { chain, key }, CertificateOrigin::Secret);
-            let checked: Result<_, PairError> = pair.check(host, origin, self.clock.now());
-            let held = self.router.certificates().await.unwrap_or_default();
-            match checked {
-                // It is there already.
-                Ok(new) if held.get(host) == Some(&new) => Ok(new),
-                _ => self.serve(host, pair, origin).await,
-            }
-        })
+        Box::pin(self.serve(host, held, Pair { chain, key }, CertificateOrigin::Secret))
     }
 
     fn forget<'a>(&'a self, host: &'a str) -> Fut<'a, Result<(), String>> {

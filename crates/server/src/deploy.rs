@@ -305,8 +305,7 @@ impl Server {
         if component.update.image.follow == Follow::None {
             return Ok(None);
         }
-        let range = component.update.image.range().cloned();
-        let sought = Sought { image: image.clone(), range };
+        let sought = Sought::by(&component.update.image, image);
         let known = plimsoll_reconcile::known_image(self.store(), app, &sought).await?;
         Ok(known.and_then(|image| image.since))
     }
