@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 
 /// The crates from the lowest layer up; those of one layer do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["plimsoll-model"],
+    &["plimsoll-model", "plimsoll-web"],
     &[
         "plimsoll-testkit",
         "plimsoll-manifest",

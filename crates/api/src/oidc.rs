@@ -14,21 +14,16 @@ use base64ct::{Base64, Encoding as _};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, Uri, header};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use plimsoll_model::id::UserName;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_server::Server;
+use plimsoll_web::{Client, Connector};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::crypto::ring;
 
 use crate::limit::{Asker, Limits};
 use crate::problem::{Problem, Sort};
@@ -150,23 +145,14 @@ struct Known {
 /// A provider, and what it published.
 pub(crate) struct Provider {
     issuer: Issuer,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     known: tokio::sync::Mutex<Known>,
 }
 
 impl Provider {
     /// A provider that is asked when somebody logs in.
-    ///
-    /// # Errors
-    /// When the machine has no authorities to trust.
-    pub(crate) fn new(issuer: Issuer) -> std::io::Result<Self> {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().map_err(std::io::Error::other)?;
-        let config = config.with_native_roots()?.with_no_client_auth();
-        let https =
-            HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(https);
-        Ok(Self { issuer, client, known: tokio::sync::Mutex::default() })
+    pub(crate) fn new(issuer: Issuer) -> Self {
+        Self { issuer, client: plimsoll_web::client(), known: tokio::sync::Mutex::default() }
     }
 
     async fn fetch<T: DeserializeOwned>(&self, url: &str) -> Result<T, Problem> {

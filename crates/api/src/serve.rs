@@ -190,7 +190,7 @@ pub async fn serve(server: Arc<Server>, listen: Listen) -> Result<(Endpoint, Ser
     let (ending, ends) = watch::channel(false);
     // One caller alone cannot take all connections for watches.
     let limits = Limits::new(listen.rate, listen.connections.div_ceil(2));
-    let login = listen.issuer.clone().map(Provider::new).transpose()?.map(Arc::new);
+    let login = listen.issuer.clone().map(Provider::new).map(Arc::new);
     let app = routes(server, hash, &limits, ends, login);
     Ok((endpoint, Serving { listener, app, ending, certificate }))
 }

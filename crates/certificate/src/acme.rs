@@ -3,29 +3,21 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, Response};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse, ChallengeType, HttpClient,
     Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::words::in_words;
+use plimsoll_web::{Client, Connector};
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::own::keep_private;
 use crate::pair::Pair;
@@ -203,20 +195,11 @@ impl Acme {
     }
 
     fn http(&self) -> io::Result<Http> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(file) = &self.settings.roots {
-            for certificate in CertificateDer::pem_file_iter(file).map_err(io::Error::other)? {
-                roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-            }
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let https = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1().build();
-        Ok(Http(Client::builder(TokioExecutor::new()).build(https)))
+        let client = match &self.settings.roots {
+            Some(file) => plimsoll_web::client_trusting(file)?,
+            None => plimsoll_web::client(),
+        };
+        Ok(Http(client))
     }
 }
 
@@ -279,13 +262,18 @@ fn refused(error: instant_acme::Error) -> AcmeError {
 }
 
 /// The HTTP client of the ACME client.
-struct Http(Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>);
+struct Http(Client<Connector, BodyWrapper<Bytes>>);
 
 impl HttpClient for Http {
     fn request(
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
+        // An account is not shown to whoever listens.
+        if request.uri().scheme_str() != Some("https") {
+            let error = io::Error::other(format!("{} is not encrypted", request.uri()));
+            return Box::pin(async move { Err(instant_acme::Error::Other(error.into())) });
+        }
         let asked = self.0.request(request);
         let whole = async move {
             let (head, body) =

@@ -12,18 +12,13 @@ use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LINK, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use plimsoll_model::id::Digest;
 use plimsoll_model::image::ImageRef;
 use plimsoll_model::version::VersionRange;
 use plimsoll_model::words::in_words;
+use plimsoll_web::{Client, Connector};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::challenge::Challenge;
 use crate::logins::{Login, Secret};
@@ -107,7 +102,7 @@ impl RegistryError {
 /// A client of all registries. Clones share connections, tokens and pauses.
 #[derive(Clone)]
 pub struct Registry {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     shared: Arc<Shared>,
 }
 
@@ -138,22 +133,8 @@ impl Default for Registry {
 
 impl Registry {
     /// A client that trusts the authorities this machine trusts.
-    ///
-    /// # Panics
-    /// Never: the protocol versions are those of the library.
     pub fn new() -> Self {
-        let mut roots = RootCertStore::empty();
-        // Without any, registries of this machine can still be asked.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the library's own versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let https =
-            HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(TOGETHER).build(https);
-        Self { client, shared: Arc::default() }
+        Self { client: plimsoll_web::client(), shared: Arc::default() }
     }
 
     /// The digest of the manifest or index that an image's tag leads to now.
