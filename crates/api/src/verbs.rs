@@ -1,5 +1,6 @@
 //! What people ask of a control plane: documents to apply, and verbs for an App.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -7,12 +8,15 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use plimsoll_manifest::Document;
-use plimsoll_model::ObjectKey;
 use plimsoll_model::access::Verb;
 use plimsoll_model::app::MOST_COPIES;
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{ComponentName, Digest, ManagerName, ObjectName, PathHash, ProjectName};
-use plimsoll_model::operations::{Operations, Power};
+use plimsoll_model::id::{
+    ComponentHash, ComponentName, Digest, ManagerName, ObjectName, PathHash, ProjectName,
+};
+use plimsoll_model::operations::{Operations, Power, Promotion};
+use plimsoll_model::status::{Memory, Rollout};
+use plimsoll_model::{App, Object, ObjectKey};
 use plimsoll_server::{Applied, ApplyError, By, Caller, Change, Planned, Server, Terms};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -40,6 +44,17 @@ pub enum Operation {
     Restart(Vec<ComponentName>),
     /// Lift the Rejections of these components, of all without any.
     Retry(Vec<ComponentName>),
+    /// Let rollouts go on whose new copies are tried beside the old ones.
+    Promote {
+        /// Of these components, of all without any.
+        #[serde(default)]
+        components: Vec<ComponentName>,
+        /// End all steps that are left, not only the one that is under way.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Reject what is being rolled out of these components, of all without any.
+    Abort(Vec<ComponentName>),
 }
 
 #[derive(Deserialize)]
@@ -158,12 +173,15 @@ pub(crate) async fn operate(
         }
         terms.receipt = Some((named, answer.to_string()));
     }
-    let app = server.store().get::<plimsoll_model::App>(&scope, &key).await?;
+    let app = server.store().get::<App>(&scope, &key).await?;
     let app = app.ok_or_else(|| Problem::not_found(format!("app {key}")))?;
     let components: Vec<ComponentName> = app.spec.components.keys().cloned().collect();
     let named = match &verb {
         Operation::Scale { component, .. } => std::slice::from_ref(component),
-        Operation::Restart(named) | Operation::Retry(named) => &named[..],
+        Operation::Restart(named)
+        | Operation::Retry(named)
+        | Operation::Abort(named)
+        | Operation::Promote { components: named, .. } => &named[..],
         Operation::Power(_) | Operation::Paused(_) => &[],
     };
     if let Some(unknown) = named.iter().find(|name| !components.contains(name)) {
@@ -178,6 +196,14 @@ pub(crate) async fn operate(
         return Err(Problem::refused(vec![json!({"message": message, "pointer": "/scale/replicas"})]));
     }
     let rejected = app.status.as_ref().map(|status| status.value.rejected.clone()).unwrap_or_default();
+    let promoted = match &verb {
+        Operation::Promote { components, all } => promotions(&app, components, *all)?,
+        _ => BTreeMap::new(),
+    };
+    let aborted = match &verb {
+        Operation::Abort(named) => aborts(&app, named)?,
+        _ => BTreeMap::new(),
+    };
     let change = |operations: &mut Operations| match &verb {
         Operation::Power(power) => operations.power = *power,
         Operation::Paused(paused) => operations.paused = *paused,
@@ -196,10 +222,58 @@ pub(crate) async fn operate(
             for (id, it) in &rejected {
                 if named.is_empty() || named.contains(&it.component) {
                     operations.retry.insert(it.component.clone(), id.clone());
+                    operations.aborts.remove(&it.component);
                 }
             }
         }
+        Operation::Promote { .. } => operations.promotions.extend(promoted.clone()),
+        Operation::Abort(_) => operations.aborts.extend(aborted.clone()),
     };
     server.operate(&caller, &app, Action::Operate, &terms, change).await?;
     Ok(Json(answer).into_response())
+}
+
+/// The rollouts of these components, of all without any.
+fn rollouts<'a>(
+    app: &'a Object<App>,
+    named: &'a [ComponentName],
+) -> impl Iterator<Item = (&'a ComponentName, &'a Memory, &'a Rollout)> {
+    let memory = app.status.iter().flat_map(|status| &status.value.memory);
+    let wanted = memory.filter(|(name, _)| named.is_empty() || named.contains(name));
+    wanted.filter_map(|(name, memory)| Some((name, memory, memory.rollout.as_ref()?)))
+}
+
+fn promotions(
+    app: &Object<App>,
+    named: &[ComponentName],
+    all: bool,
+) -> Result<BTreeMap<ComponentName, Promotion>, Problem> {
+    let tried = rollouts(app, named).filter_map(|(name, _, rollout)| {
+        let of = u32::try_from(app.spec.components.get(name)?.update.stages().len()).ok()?;
+        let step = rollout.trial.as_ref().map(|trial| trial.step).filter(|step| *step < of)?;
+        Some((name.clone(), Promotion { revision: rollout.to, steps: if all { of } else { step + 1 } }))
+    });
+    let found: BTreeMap<_, _> = tried.collect();
+    if found.is_empty() {
+        let message = format!("nothing is being tried of app {}: there is nothing to promote", app.meta.key);
+        return Err(Problem::refused(vec![json!({"message": message, "pointer": "/promote"})]));
+    }
+    Ok(found)
+}
+
+fn aborts(
+    app: &Object<App>,
+    named: &[ComponentName],
+) -> Result<BTreeMap<ComponentName, ComponentHash>, Problem> {
+    let has_way_back = |memory: &Memory, to| memory.good.is_some_and(|good| good.component != to);
+    let rolling = rollouts(app, named).filter(|(_, memory, rollout)| has_way_back(memory, rollout.to));
+    let found: BTreeMap<_, _> = rolling.map(|(name, _, rollout)| (name.clone(), rollout.to)).collect();
+    if found.is_empty() {
+        let message = format!(
+            "nothing is being rolled out of app {} that has something to go back to: there is nothing to abort",
+            app.meta.key
+        );
+        return Err(Problem::refused(vec![json!({"message": message, "pointer": "/abort"})]));
+    }
+    Ok(found)
 }

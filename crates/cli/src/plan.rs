@@ -136,6 +136,7 @@ fn input(app: &Declared<App>, project: &ProjectName, surroundings: &Surroundings
         parent: None,
         world: empty_world(&target),
         context,
+        hopeful: false,
     })
 }
 
@@ -185,6 +186,14 @@ pub(crate) fn text_of(name: &ObjectName, path: &Path) -> String {
     out
 }
 
+/// What a table is about: shares of traffic, where it divides any.
+fn published(action: &Action) -> String {
+    let Action::Publish { table } = action else { return "addresses and routes".to_owned() };
+    let shares = table.services.iter().filter_map(|(name, service)| Some((name, service.split?.weight)));
+    let shares: Vec<String> = shares.map(|(name, weight)| format!("{name} {weight} %")).collect();
+    if shares.is_empty() { "addresses and routes".to_owned() } else { shares.join(", ") }
+}
+
 fn line(step: &Step, color: bool) -> String {
     let (sign, code) = match step.action {
         Action::Create { .. } | Action::Admit { .. } => ('+', 32),
@@ -199,7 +208,7 @@ fn line(step: &Step, color: bool) -> String {
     let what = match (&step.component, step.slot) {
         (Some(component), Some(slot)) => format!("{component}/{slot}"),
         (Some(component), None) => component.to_string(),
-        (None, _) => "addresses and routes".to_owned(),
+        (None, _) => published(&step.action),
     };
     let cause = match step.cause {
         Cause::Rollout => "rollout",

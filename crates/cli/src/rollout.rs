@@ -37,6 +37,25 @@ pub(crate) enum Rollout {
     Pause(OfApp),
     /// Go on with what `pause` stopped
     Resume(OfApp),
+    /// Let a rollout go on that tries new copies beside the old ones
+    Promote {
+        #[command(flatten)]
+        of: OfApp,
+        /// Only these components
+        #[arg(short, long)]
+        component: Vec<ComponentName>,
+        /// End all steps that are left, not only the one that is under way
+        #[arg(long)]
+        all: bool,
+    },
+    /// Reject what is being rolled out: the last good revision takes its place
+    Abort {
+        #[command(flatten)]
+        of: OfApp,
+        /// Only these components
+        #[arg(short, long)]
+        component: Vec<ComponentName>,
+    },
     /// Replace the copies once, as a rollout would
     Restart {
         #[command(flatten)]
@@ -58,6 +77,10 @@ impl Rollout {
             Self::Undo { of, to } => undo(&of, to),
             Self::Pause(of) => of.operate(&Operation::Paused(true), "paused"),
             Self::Resume(of) => of.operate(&Operation::Paused(false), "resumed"),
+            Self::Promote { of, component, all } => {
+                of.operate(&Operation::Promote { components: component, all }, "goes on")
+            }
+            Self::Abort { of, component } => of.operate(&Operation::Abort(component), "is taken back"),
             Self::Restart { of, component } => of.operate(&Operation::Restart(component), "restarts"),
         }
     }

@@ -8,7 +8,7 @@ use jsonschema::{PatternOptions, Validator};
 use plimsoll_model::id::{CommitId, Digest, KeyName, LabelName, ObjectName, ProjectName, UserName};
 use plimsoll_model::image::ImageRef;
 use plimsoll_model::kind::{EngineAddress, ProjectSpec, TargetSpec};
-use plimsoll_model::quantity::{Bytes, Cpu, Span};
+use plimsoll_model::quantity::{Bytes, Cpu, Percent, Span};
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::secret::SecretRef;
 use plimsoll_model::version::VersionRange;
@@ -191,6 +191,7 @@ pub(crate) fn rule(pattern: &str) -> Option<&'static str> {
             reference::<Bytes>(&mut generator),
             reference::<CommitId>(&mut generator),
             reference::<Cpu>(&mut generator),
+            reference::<Percent>(&mut generator),
             reference::<Digest>(&mut generator),
             reference::<EndpointRef>(&mut generator),
             reference::<EngineAddress>(&mut generator),

@@ -54,9 +54,34 @@ const SLIPS: &[(&str, &str)] = &[
     ),
     (
         "update: {strategy: rollin}",
-        "8:26: spec.components.web.update.strategy: the text `rollin` is not one of: rolling, recreate\n  help: did you mean `rolling`?",
+        "8:26: spec.components.web.update.strategy: the text `rollin` is not one of: rolling, recreate, canary, blue-green\n  help: did you mean `rolling`?",
     ),
-    ("update: {strategy: canary}", "is not one of: rolling, recreate"),
+    (
+        "update: {strategy: canary, steps: [{weight: 101}]}",
+        "update.steps[0].weight: the number `101` is more than 100",
+    ),
+    (
+        "update: {steps: [{weight: 10}]}",
+        "update.steps: only `canary` and `blue-green` go in steps\n  help: strategy: canary",
+    ),
+    (
+        "update: {strategy: canary, steps: [{weight: 20}, {weight: 10}]}",
+        "update.steps[1].weight: it is less than in the step before",
+    ),
+    ("update: {strategy: blue-green}", "update.strategy: there is no traffic that could move at once"),
+    (
+        "volumes: {d: {path: d}}\nupdate: {strategy: canary}",
+        "update.strategy: new copies run beside the old ones, and a volume is never open in two copies of one slot\n  help: strategy: rolling",
+    ),
+    ("update: {gate: {errors: 1 %}}", "write a share as `1%` or `0.5%`, at most 100%"),
+    (
+        "update: {gate: {errors: 1%}}",
+        "update.gate.errors: the router counts the requests of `routes`, and the component has none",
+    ),
+    (
+        "update: {gate: {queries: [{prometheus: up}]}}",
+        "update.gate.queries[0]: a number is judged by `most`, `least` or both",
+    ),
     (
         "command: [other]",
         "8:7: spec.components.web.command: the key `command` is given twice; the first is on line 7",

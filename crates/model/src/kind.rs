@@ -188,6 +188,30 @@ pub struct TargetSpec {
     /// Docker and Podman that is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineAddress>,
+    /// Whom the gates of rollouts may ask for numbers.
+    #[serde(default, skip_serializing_if = "GateSources::is_default")]
+    pub gates: GateSources,
+}
+
+/// Whom the gates of rollouts may ask for numbers. The server asks, from where it runs: so those who look after the target say
+/// whom, and not those who declare Apps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GateSources {
+    /// The address of a Prometheus, such as `http://127.0.0.1:9090`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub prometheus: Option<String>,
+    /// What addresses of `http` queries begin with, by whole segments of their paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub http: Vec<String>,
+}
+
+impl GateSources {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What programs run as.

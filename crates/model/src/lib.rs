@@ -15,6 +15,7 @@ pub mod access;
 pub mod app;
 pub mod audit;
 pub mod fields;
+pub mod gate;
 pub mod health;
 pub mod id;
 pub mod image;

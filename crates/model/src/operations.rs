@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::AppSpec;
-use crate::id::{CommitId, ComponentName, ObjectName};
+use crate::id::{CommitId, ComponentHash, ComponentName, ObjectName};
 use crate::image::ImageRef;
 use crate::object::Timestamp;
 
@@ -31,9 +31,26 @@ pub struct Operations {
     /// which this does not lift.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retry: BTreeMap<ComponentName, ObjectName>,
+    /// `rollout promote`: steps of a rollout that a person has ended, by component.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub promotions: BTreeMap<ComponentName, Promotion>,
+    /// `rollout abort`: the component revisions that a person does not want, by component. They are rejected when they are being
+    /// rolled out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aborts: BTreeMap<ComponentName, ComponentHash>,
     /// `ci deploy`: the bytes that a component's image stands for, by component.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deploys: BTreeMap<ComponentName, Deploy>,
+}
+
+/// Steps of a rollout that a person has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Promotion {
+    /// The component revision that is rolled out.
+    pub revision: ComponentHash,
+    /// So many steps, from the first one.
+    pub steps: u32,
 }
 
 /// The bytes that somebody, most often a pipeline, has named for an image.

@@ -113,6 +113,47 @@ impl fmt::Display for Cpu {
     }
 }
 
+/// A share. Written `1%`, `0.5%`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Percent {
+    /// Thousandths of one percent.
+    pub thousandths: u32,
+}
+
+const PERCENT_RULE: &str = "write a share as `1%` or `0.5%`, at most 100%";
+quantity_type!(Percent, "^[0-9]{1,3}([.][0-9]{1,3})?%$", PERCENT_RULE);
+
+impl Percent {
+    /// Whether so many of so many are more than this share.
+    pub fn is_passed(self, part: u64, whole: u64) -> bool {
+        u128::from(part) * 100_000 > u128::from(whole) * u128::from(self.thousandths)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = InvalidQuantity;
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        let invalid = || InvalidQuantity::new("share", text, PERCENT_RULE);
+        match split_number(text).ok_or_else(invalid)? {
+            (thousandths @ 0..=100_000, "%") => {
+                Ok(Self { thousandths: u32::try_from(thousandths).map_err(|_| invalid())? })
+            }
+            _ => Err(invalid()),
+        }
+    }
+}
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.thousandths / 1000, self.thousandths % 1000);
+        if rest == 0 {
+            write!(f, "{whole}%")
+        } else {
+            write!(f, "{whole}.{}%", format!("{rest:03}").trim_end_matches('0'))
+        }
+    }
+}
+
 /// An amount of bytes. Written `64Mi`, `5Gi`, `1000`, `2M`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

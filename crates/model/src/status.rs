@@ -93,6 +93,19 @@ pub struct Rollout {
     pub clock: Clock,
     /// Set once the gate failed and nothing can or may be rolled back.
     pub failed: Option<String>,
+    /// Where it stands, while new copies are tried beside all old ones and until all are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+}
+
+/// How far new copies have been tried beside the old ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// The step, from 0; as many as there are once all are over and the old copies are replaced.
+    pub step: u32,
+    /// Time for which all new copies of the step have been in place.
+    pub clock: Clock,
 }
 
 /// A stopwatch on the node's own clock. It stands while something else is to blame.
@@ -117,6 +130,18 @@ impl Clock {
     /// A stopwatch at zero that does not run.
     pub const ZERO: Self = Self::Stopped { spent: Span::ZERO };
 
+    /// Lets it run, or stand, from `now` on. One that runs goes on as it is, unless the node was started anew.
+    pub fn run(&mut self, runs: bool, now: Option<&NodeTime>) {
+        match (&*self, runs, now) {
+            (Self::Running { from, .. }, true, Some(now)) if from.boot == now.boot => {}
+            (_, true, Some(now)) => {
+                *self = Self::Running { spent: self.reading(Some(now)), from: now.clone() };
+            }
+            (Self::Running { .. }, _, now) => *self = Self::Stopped { spent: self.reading(now) },
+            (Self::Stopped { .. }, _, _) => {}
+        }
+    }
+
     /// The reading at `now`. Time across a reboot of the node does not count.
     pub fn reading(&self, now: Option<&NodeTime>) -> Span {
         match self {
@@ -140,11 +165,28 @@ pub struct ComponentStatus {
     pub available: u32,
     /// The revision worked towards.
     pub revision: Option<ComponentHash>,
+    /// The step in which that is tried beside the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<StageStatus>,
     /// Limits that were declared and that are not enforced where its copies run.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unenforced: BTreeSet<Limit>,
     /// The copies.
     pub instances: Vec<InstanceStatus>,
+}
+
+/// What people want to see of a step in which new copies are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StageStatus {
+    /// Which step, from 1.
+    pub step: u32,
+    /// Of how many.
+    pub of: u32,
+    /// Percent of the traffic that it gives to new copies.
+    pub weight: u8,
+    /// Whether it lasts until a person ends it.
+    pub hold: bool,
 }
 
 /// What people want to see of a copy.

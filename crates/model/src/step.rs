@@ -230,6 +230,9 @@ pub enum Action {
         instance: InstanceId,
         /// Where its ports are.
         endpoints: BTreeMap<PartName, SocketAddr>,
+        /// What it runs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<ComponentHash>,
     },
     /// Give a copy no new traffic and let it finish what it has.
     Drain {
@@ -428,6 +431,19 @@ pub struct Service {
     pub ip: ServiceIp,
     /// Ports by name, with the numbers served on `ip`.
     pub ports: BTreeMap<PartName, u16>,
+    /// How traffic is divided, where it does not matter only who has the least to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+}
+
+/// How traffic is divided between the copies of one revision and all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Split {
+    /// The revision.
+    pub revision: ComponentHash,
+    /// Percent that its copies get. Where one side has none, the other gets all; but 0 is none at all.
+    pub weight: u8,
 }
 
 /// One route.

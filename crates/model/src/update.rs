@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::gate::Gate;
 use crate::quantity::Span;
 use crate::version::VersionRange;
 
@@ -13,7 +14,8 @@ pub struct Update {
     /// In which manner copies are replaced.
     #[serde(default)]
     pub strategy: Strategy,
-    /// Copies that may run beyond `replicas` meanwhile. Default: 1, or 0 with volumes.
+    /// Copies that may run beyond `replicas` meanwhile. Default: 1, or 0 with volumes; as many again for `canary`, always so for
+    /// `blue-green`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub surge: Option<u32>,
@@ -27,6 +29,14 @@ pub struct Update {
     /// How long the rollout may go without one more copy becoming ready. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Span>,
+    /// What `canary` and `blue-green` go through before all copies are replaced. Default: 10 and 50 percent of the traffic, or none
+    /// and then all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub steps: Vec<Stage>,
+    /// What new copies must keep to while they are watched, beside being ready.
+    #[serde(default, skip_serializing_if = "Gate::is_default")]
+    pub gate: Gate,
     /// What happens when the rollout fails through its own fault.
     #[serde(default)]
     pub on_failure: OnFailure,
@@ -89,7 +99,43 @@ pub enum Strategy {
     Rolling,
     /// All old copies end before the first new one starts.
     Recreate,
+    /// Some new copies get a share of the traffic beside all old ones, step by step, and are watched; then the rest follows.
+    Canary,
+    /// All new copies run beside all old ones; then the traffic moves to them at once.
+    BlueGreen,
 }
+
+impl Strategy {
+    /// Whether new copies are tried beside all old ones.
+    pub fn is_staged(self) -> bool {
+        matches!(self, Self::Canary | Self::BlueGreen)
+    }
+}
+
+/// One step in which new copies are tried beside all old ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stage {
+    /// Percent of the traffic that goes to them.
+    #[schemars(range(max = 100))]
+    pub weight: u8,
+    /// How long they are watched. Default: the `soak` of the update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Span>,
+    /// Whether it lasts until a person ends it: `plimsoll rollout promote`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
+}
+
+impl Stage {
+    /// A step with nothing said about it but its share of the traffic.
+    pub const fn of(weight: u8) -> Self {
+        Self { weight, soak: None, hold: false }
+    }
+}
+
+const CANARY: &[Stage] = &[Stage::of(10), Stage::of(50)];
+const BLUE_GREEN: &[Stage] = &[Stage::of(0), Stage::of(100)];
 
 /// What a failed rollout leads to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -123,7 +169,12 @@ impl Update {
     /// replaced in place.
     pub fn budget(&self, replicas: u32, has_volumes: bool) -> Budget {
         let (surge, unavailable) = if has_volumes { (0, 1) } else { (1, 0) };
-        let surge = if has_volumes { 0 } else { self.surge.unwrap_or(surge) };
+        let surge = match self.strategy {
+            _ if has_volumes => 0,
+            Strategy::BlueGreen => replicas,
+            Strategy::Canary => self.surge.unwrap_or(replicas),
+            Strategy::Rolling | Strategy::Recreate => self.surge.unwrap_or(surge),
+        };
         let mut unavailable = self.unavailable.unwrap_or(unavailable);
         // Neither more nor fewer copies: nothing could ever be replaced. Validation refuses the literal
         // 0/0; this arises only where a default meets a given value.
@@ -131,6 +182,28 @@ impl Update {
             unavailable = 1;
         }
         Budget { replicas, surge, unavailable }
+    }
+
+    /// What new copies go through beside all old ones, after defaults; nothing where copies are replaced at once.
+    pub fn stages(&self) -> &[Stage] {
+        match (self.strategy, &self.steps[..]) {
+            (Strategy::Rolling | Strategy::Recreate, _) => &[],
+            (Strategy::Canary, []) => CANARY,
+            (Strategy::BlueGreen, []) => BLUE_GREEN,
+            (Strategy::Canary | Strategy::BlueGreen, steps) => steps,
+        }
+    }
+
+    /// New copies that run in a step, of so many in the end.
+    pub fn tried(&self, stage: &Stage, budget: &Budget) -> u32 {
+        let share = match self.strategy {
+            Strategy::BlueGreen => budget.replicas,
+            _ => (u64::from(budget.replicas) * u64::from(stage.weight))
+                .div_ceil(100)
+                .try_into()
+                .unwrap_or(u32::MAX),
+        };
+        share.max(1).min(budget.surge).min(budget.replicas)
     }
 
     /// Soak after the default.

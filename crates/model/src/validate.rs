@@ -1,5 +1,7 @@
 //! What a declaration must obey beyond its schema: every violation at once, each with its field path.
 
+mod update;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -8,7 +10,7 @@ use crate::health::{Health, Probe};
 use crate::id::{ComponentName, PartName};
 use crate::image::ImageRef;
 use crate::template::{self, Part};
-use crate::update::{Follow, ImageUpdate, Strategy};
+use crate::update::{Follow, ImageUpdate};
 
 /// One violation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +105,7 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
     for (index, it_route) in it.routes.iter().enumerate() {
         route(&mut check.at("routes").at(index), it, it_route);
     }
-    update(&mut check.at("update"), it);
+    update::update(&mut check.at("update"), it);
 }
 
 fn program(check: &mut Check<'_>, it: &Program, has_command: bool) {
@@ -415,22 +417,6 @@ fn route(check: &mut Check<'_>, it: &Component, route: &Route) {
     }
     if !route.path.starts_with('/') || route.path.contains(char::is_whitespace) || route.path.contains('?') {
         check.at("path").fail("the path must begin with `/` and hold neither white space nor `?`");
-    }
-}
-
-fn update(check: &mut Check<'_>, it: &Component) {
-    let update = &it.update;
-    if update.surge == Some(0) && update.unavailable == Some(0) && update.strategy == Strategy::Rolling {
-        check.fail("with neither surge nor unavailable copies nothing can ever be replaced");
-    }
-    if !it.volumes.is_empty() && update.surge.is_some_and(|surge| surge > 0) {
-        check.at("surge").fail_with("a volume is never open in two copies of one slot", "surge: 0");
-    }
-    if !it.volumes.is_empty() && update.unavailable == Some(0) {
-        check.at("unavailable").fail_with("copies with volumes are replaced in place", "unavailable: 1");
-    }
-    if update.deadline.is_some_and(|deadline| deadline.millis == 0) {
-        check.at("deadline").fail("a rollout needs some time");
     }
 }
 

@@ -80,6 +80,22 @@ pub enum Reason {
     },
     /// All new copies are ready; they are watched for the soak time.
     Soaking,
+    /// New copies are tried beside all old ones.
+    Trying {
+        /// Which step it is, from 1.
+        step: u32,
+        /// Of how many.
+        of: u32,
+        /// Percent of the traffic that goes to the new copies.
+        weight: u8,
+        /// Whether the step lasts until a person ends it.
+        hold: bool,
+    },
+    /// Not enough is known of the new copies to go on with them or to go back.
+    GateUndecided {
+        /// What is missing.
+        why: String,
+    },
     /// A copy finishes the requests it has.
     Draining {
         /// The copy.
@@ -160,6 +176,11 @@ pub enum Reason {
         /// Which.
         scope: Scope,
     },
+    /// The router is of an earlier version, which cannot divide traffic between revisions.
+    RouterOutdated {
+        /// Which.
+        scope: Scope,
+    },
     /// A driver refused or failed a step; it is tried again.
     StepFailed {
         /// Which.
@@ -227,6 +248,8 @@ pub enum Owner {
     },
     /// The authority that gives out certificates.
     Authority,
+    /// Whoever knows what a gate asks for: those who send requests, Prometheus.
+    Measurer,
     /// Plimsoll.
     Plimsoll,
 }
@@ -245,7 +268,11 @@ impl Reason {
             Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
                 Owner::Driver { scope: scope.clone() }
             }
-            Self::Soaking | Self::Draining { .. } | Self::ProviderRolling { .. } => Owner::Plimsoll,
+            Self::GateUndecided { .. } => Owner::Measurer,
+            Self::Soaking
+            | Self::Trying { hold: false, .. }
+            | Self::Draining { .. }
+            | Self::ProviderRolling { .. } => Owner::Plimsoll,
             Self::ProviderMissing { .. }
             | Self::RelationValueMissing { .. }
             | Self::InterfaceMismatch { .. }
@@ -258,6 +285,8 @@ impl Reason {
             | Self::CertificateMissing { .. }
             | Self::Rejected { .. }
             | Self::GateFailed { .. }
+            | Self::Trying { .. }
+            | Self::RouterOutdated { .. }
             | Self::Paused
             | Self::OnHold => Owner::Person,
         }
@@ -265,7 +294,7 @@ impl Reason {
 
     /// True when nothing but a person's act can end it, so that waiting longer is pointless.
     pub fn is_stall(&self) -> bool {
-        self.owner() == Owner::Person && *self != Self::Paused
+        self.owner() == Owner::Person && !matches!(self, Self::Paused | Self::Trying { .. })
     }
 
     /// What to do about it, as a command or a sentence.
@@ -275,8 +304,14 @@ impl Reason {
                 format!("see its output: plimsoll logs {instance}")
             }
             Self::Blocked { by, target, instance } => unblocked(by, target, instance),
-            Self::Soaking | Self::Draining { .. } | Self::Stopping { .. } | Self::ProviderRolling { .. } => {
-                "nothing: it ends by itself".into()
+            Self::Soaking
+            | Self::Trying { hold: false, .. }
+            | Self::Draining { .. }
+            | Self::Stopping { .. }
+            | Self::ProviderRolling { .. } => "nothing: it ends by itself".into(),
+            Self::Trying { .. } => "plimsoll rollout promote, or plimsoll rollout abort".into(),
+            Self::GateUndecided { .. } => {
+                "it is judged once that is known; plimsoll rollout promote or abort decides without".into()
             }
             Self::ProviderNotReady { from } => match &from.app {
                 Some(app) => format!("plimsoll why app/{app}"),
@@ -302,6 +337,11 @@ impl Reason {
             Self::Unreachable { scope } => {
                 format!(
                     "see whether {scope} is up; `plimsoll delete APP --abandon` gives the App up without it"
+                )
+            }
+            Self::RouterOutdated { scope } => {
+                format!(
+                    "end the process of {scope}: it comes back at once as one of this version; or use `rolling`"
                 )
             }
             Self::StepFailed { scope, .. } => format!("see whether {scope} is up"),
@@ -360,6 +400,11 @@ impl fmt::Display for Reason {
                 write!(f, "{instance} cannot start on {target}: {by}")
             }
             Self::Soaking => f.write_str("all new copies are ready and watched for the soak time"),
+            Self::Trying { step, of, weight, hold } => {
+                let until = if *hold { "until a person goes on" } else { "and are watched" };
+                write!(f, "step {step} of {of}: new copies get {weight} % of the traffic {until}")
+            }
+            Self::GateUndecided { why } => write!(f, "the gate cannot decide: {why}"),
             Self::Draining { instance } => write!(f, "{instance} finishes its requests"),
             Self::Stopping { instance } => write!(f, "{instance} is ending"),
             Self::ProviderRolling { provider } => write!(f, "{provider} is rolled first"),
@@ -388,6 +433,9 @@ impl fmt::Display for Reason {
                 write!(f, "what {image} is, is not known: {why}")
             }
             Self::Unreachable { scope } => write!(f, "{scope} does not answer"),
+            Self::RouterOutdated { scope } => {
+                write!(f, "{scope} is of an earlier version and cannot divide traffic")
+            }
             Self::StepFailed { scope, error } => write!(f, "{scope} failed a step: {error}"),
             Self::RouteTaken { route, by: Some(by) } if is_tombstone(by) => {
                 write!(f, "route {route} may still lead to an app that was given up, tombstone {by}")

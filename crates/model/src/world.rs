@@ -303,6 +303,9 @@ pub struct RouterView {
     pub effects: Effects,
     /// The App was withdrawn here: every later effect is refused.
     pub closed: bool,
+    /// It divides traffic as tables say; one of an earlier version does not.
+    #[serde(default)]
+    pub divides: bool,
     /// Addresses and routes, as last published.
     pub table: Table,
     /// Instances that receive or have received traffic.
@@ -318,6 +321,52 @@ pub struct Member {
     pub state: MemberState,
     /// Connections and requests under way.
     pub in_flight: u32,
+    /// What was counted of its HTTP requests.
+    #[serde(default, skip_serializing_if = "Recent::is_empty")]
+    pub recent: Recent,
+}
+
+/// HTTP requests of the last minute. They are counted in memory: a router that was started anew begins at zero.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recent {
+    /// Requests that the copy should have answered.
+    pub requests: u64,
+    /// Of these, those that it answered with 5xx, or not at all.
+    pub failures: u64,
+    /// How many were answered after at least which time, and before the next larger one.
+    pub answered: BTreeMap<Span, u64>,
+}
+
+impl Recent {
+    /// True when nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What several copies had together.
+    pub fn sum<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        let mut sum = Self::default();
+        for it in all {
+            sum.requests += it.requests;
+            sum.failures += it.failures;
+            for (at_least, count) in &it.answered {
+                *sum.answered.entry(*at_least).or_default() += count;
+            }
+        }
+        sum
+    }
+
+    /// The time that all but this many percent of the answered ones took at least; `None` where none was.
+    pub fn percentile(&self, percent: u8) -> Option<Span> {
+        let all: u64 = self.answered.values().sum();
+        let rank = (all * u64::from(percent)).div_ceil(100).max(1);
+        let mut seen = 0;
+        self.answered.iter().find_map(|(at_least, count)| {
+            seen += count;
+            (seen >= rank).then_some(*at_least)
+        })
+    }
 }
 
 /// Whether a member gets new connections.

@@ -70,10 +70,11 @@ pub fn decide(input: &Input) -> Decision {
     let resolution = Resolution::of(input);
     let mut planner = Planner::new(input, &resolution);
     planner.allocate_addresses();
-    planner.publish();
     let names = planner.in_order();
-    for name in &names {
-        planner.component(name);
+    let judged: Vec<_> = names.iter().map(|name| planner.judge(name)).collect();
+    planner.publish(&judged);
+    for component in judged {
+        planner.component(component);
     }
     planner.expel_and_close();
     planner.finish()

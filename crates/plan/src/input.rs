@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use plimsoll_model::gate::Ask;
 use plimsoll_model::id::{Digest, InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
 use plimsoll_model::image::Sought;
 use plimsoll_model::kind::{CertificateProblem, TargetSpec};
 use plimsoll_model::object::{Generation, ObjectKey, Timestamp};
 use plimsoll_model::operations::Operations;
+use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::AppRevision;
 use plimsoll_model::status::AppStatus;
@@ -37,6 +39,8 @@ pub struct Input {
     pub context: Context,
     /// What drivers report of it.
     pub world: World,
+    /// Whether gates pass and people let things go on, as on a Path.
+    pub hopeful: bool,
 }
 
 impl Input {
@@ -53,6 +57,7 @@ impl Input {
             parent,
             context,
             world,
+            hopeful: false,
         }
     }
 }
@@ -74,6 +79,8 @@ pub struct Context {
     pub images: BTreeMap<Sought, ImageView>,
     /// Certificates of the hosts that the App's routes name, as far as anything is known of them.
     pub certificates: BTreeMap<String, CertificateView>,
+    /// What was answered to the questions of gates, as far as it was.
+    pub answers: BTreeMap<Ask, AnswerView>,
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
@@ -93,6 +100,7 @@ impl Context {
             cycle: None,
             images: BTreeMap::new(),
             certificates: BTreeMap::new(),
+            answers: BTreeMap::new(),
             revisions: BTreeMap::new(),
             taken: BTreeMap::new(),
             avoid: BTreeSet::new(),
@@ -113,6 +121,15 @@ pub struct ImageView {
     pub is_first: bool,
     /// Why the latest question has no answer.
     pub problem: Option<String>,
+}
+
+/// What was answered to a question of a gate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnswerView {
+    /// The number, or why there is none, as a sentence that does not change while nothing else does.
+    pub answer: Result<f64, String>,
+    /// Time since it was asked for.
+    pub age: Span,
 }
 
 /// What is known of a certificate.

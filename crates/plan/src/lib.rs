@@ -9,8 +9,8 @@
 //! modelled world until it settles, which is what `plimsoll plan` prints.
 //!
 //! The way through the crate: `resolve` (declaration to revisions), `bindings` (what copies are given), `survey`
-//! (one component's copies as they are), `rollout` (is the gate passed or failed), `replace` (which copies come
-//! and go within the budgets), `routing` (traffic), `decide` (all of it together, as a numbered plan).
+//! (one component's copies as they are), `rollout` (is the gate passed or failed), `trial` (new copies beside all old ones), `measure`
+//! (what the gate measures), `replace` (which copies come and go within the budgets), `routing` (traffic), `decide` (all of it together, as a numbered plan).
 //!
 //! Deliberately absent: stores, drivers, async, and memory of its own. What must be remembered between
 //! decisions is part of the App's status and comes back in the next input.
@@ -19,6 +19,7 @@ mod address;
 mod bindings;
 pub mod decide;
 pub mod input;
+mod measure;
 pub mod outline;
 pub mod path;
 mod planner;
@@ -28,9 +29,10 @@ mod rollout;
 mod routing;
 mod steps;
 mod survey;
+mod trial;
 mod waits;
 
 pub use decide::{Course, Decision, decide};
-pub use input::{CertificateView, Context, EndpointView, ImageView, Input, SecretView};
+pub use input::{AnswerView, CertificateView, Context, EndpointView, ImageView, Input, SecretView};
 pub use outline::{Difference, Outline};
 pub use path::{Path, destination, empty_world, path};

@@ -10,7 +10,7 @@ use plimsoll_model::status::PlanRef;
 use plimsoll_model::step::{Action, Plan, Scope, Step};
 use plimsoll_model::wait::Wait;
 use plimsoll_model::world::{
-    Instance, Member, MemberState, NodeTime, NodeView, Phase, Presence, RouterView, TargetView, World,
+    Instance, Member, MemberState, NodeTime, NodeView, Phase, Presence, Recent, RouterView, TargetView, World,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,11 +43,11 @@ pub fn path(input: &Input) -> Path {
 
 /// What is there at the end of the Path.
 pub fn destination(input: &Input) -> Input {
-    walk(input).1
+    Input { hopeful: input.hopeful, ..walk(input).1 }
 }
 
 fn walk(input: &Input) -> (Path, Input) {
-    let mut at = input.clone();
+    let mut at = Input { hopeful: true, ..input.clone() };
     let mut plans = Vec::new();
     let (mut waits, mut revision) = (Vec::new(), None);
     for _ in 0..MOST_PLANS {
@@ -85,7 +85,7 @@ fn walk(input: &Input) -> (Path, Input) {
 }
 
 /// Lets time pass: what is ready has been ready for longer, what drains is done.
-fn pass(world: &mut World, by: Span) {
+pub fn pass(world: &mut World, by: Span) {
     for view in world.targets.values_mut() {
         if let Presence::Present(node) = &mut view.node {
             node.now.elapsed = node.now.elapsed.plus(by);
@@ -112,7 +112,7 @@ fn pass(world: &mut World, by: Span) {
 }
 
 /// The effect of a step in a world that obeys.
-fn carry_out(world: &mut World, step: &Step) {
+pub fn carry_out(world: &mut World, step: &Step) {
     let scope = step.scope();
     let Some(view) = world.targets.get_mut(&step.target) else { return };
     match scope {
@@ -124,7 +124,7 @@ fn carry_out(world: &mut World, step: &Step) {
         }
         Scope::Router(_) => {
             if view.router == Presence::Absent {
-                view.router = Presence::Present(RouterView::default());
+                view.router = Presence::Present(new_router());
             }
             if let Presence::Present(router) = &mut view.router {
                 router.effects = router.effects.next();
@@ -175,7 +175,8 @@ fn on_router(router: &mut RouterView, step: &Step) {
         Action::Publish { table } => router.table = table.clone(),
         Action::Admit { instance, .. } => {
             let Some(component) = step.component.clone() else { return };
-            let member = Member { component, state: MemberState::Active, in_flight: 0 };
+            let member =
+                Member { component, state: MemberState::Active, in_flight: 0, recent: Recent::default() };
             router.members.insert(instance.clone(), member);
         }
         Action::Drain { instance } => {
@@ -187,9 +188,13 @@ fn on_router(router: &mut RouterView, step: &Step) {
         Action::Expel { instance } => {
             router.members.remove(instance);
         }
-        Action::Withdraw => *router = RouterView { closed: true, ..RouterView::default() },
+        Action::Withdraw => *router = RouterView { closed: true, ..new_router() },
         Action::Create { .. } | Action::Stop { .. } | Action::Remove { .. } | Action::Close => {}
     }
+}
+
+fn new_router() -> RouterView {
+    RouterView { divides: true, ..RouterView::default() }
 }
 
 /// A world in which nothing of an App exists yet on a target that answers.
@@ -204,6 +209,6 @@ pub fn empty_world(target: &plimsoll_model::id::TargetName) -> World {
         closed: false,
         instances: std::collections::BTreeMap::new(),
     };
-    let view = TargetView { node: Presence::Present(node), router: Presence::Present(RouterView::default()) };
+    let view = TargetView { node: Presence::Present(node), router: Presence::Present(new_router()) };
     World { targets: std::collections::BTreeMap::from([(target.clone(), view)]) }
 }

@@ -1,5 +1,7 @@
 //! The pass over one App: addresses, table, each component in dependency order, then the numbered plan.
 
+mod sides;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::app::Component;
@@ -7,23 +9,23 @@ use plimsoll_model::id::{ComponentHash, ComponentName, ObjectName, RevisionNo};
 use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
-use plimsoll_model::revision::{ComponentRevision, RejectionRecord};
-use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected};
+use plimsoll_model::revision::{ComponentRevision, Evidence, RejectionRecord};
+use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected, StageStatus};
 use plimsoll_model::step::{Action, Cause, Deviation, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::{Presence, RouterView, ServiceIp};
 
+use self::sides::Side;
 use crate::bindings::{self, Bindings};
 use crate::decide::{Course, Decision};
 use crate::input::{EndpointView, Input};
-use crate::replace::{self, Hold, Moves, Rules};
 use crate::resolve::{PERSON_DEADLINE, Resolution};
-use crate::rollout::{self, Gate, Verdict};
+use crate::rollout::{self, Gate, Judge, Verdict};
 use crate::routing::{self, is_routed};
 use crate::steps::{Blueprint, Steps};
 use crate::survey::{Survey, Wanted, count};
-use crate::{address, waits};
+use crate::{address, trial, waits};
 
 /// A component revision to work towards.
 struct Goal<'a> {
@@ -50,7 +52,26 @@ struct Subject<'a> {
     unready: Vec<EndpointRef>,
     /// A provider in the same App that is being rolled first.
     rolling_first: Option<ComponentName>,
+    /// The router cannot divide the traffic as its declaration wants.
+    undivided: bool,
 }
+
+impl Subject<'_> {
+    fn budget(&self) -> Budget {
+        let has_volumes = self.goal.as_ref().is_some_and(|goal| !goal.revision.volumes.is_empty());
+        let declared = self.declared.map(|it| it.update.budget(self.replicas, has_volumes));
+        declared.unwrap_or(Budget { replicas: 0, surge: 0, unavailable: 0 })
+    }
+}
+
+/// A component with what became of its rollout.
+pub(crate) struct Judged<'a> {
+    subject: Subject<'a>,
+    verdict: Verdict,
+}
+
+/// How long a person may let a rollout wait.
+const PAUSE_DEADLINE: Span = Span::seconds(7 * 86_400);
 
 pub(crate) struct Planner<'a> {
     input: &'a Input,
@@ -166,8 +187,8 @@ impl<'a> Planner<'a> {
         self.input.world.targets.get(&self.input.context.target).and_then(|view| view.router.present())
     }
 
-    /// Brings the router's table of addresses and routes to what is declared.
-    pub(crate) fn publish(&mut self) {
+    /// Brings the router's table of addresses and routes to what is declared, and to how far rollouts are.
+    pub(crate) fn publish(&mut self, judged: &[Judged<'a>]) {
         let (input, context) = (self.input, &self.input.context);
         if let Some(apps) = &context.cycle {
             let reason = Reason::RelationCycle { apps: apps.clone() };
@@ -176,10 +197,17 @@ impl<'a> Planner<'a> {
         if input.deleting {
             return;
         }
+        let splits = judged.iter().filter_map(|Judged { subject, .. }| {
+            let memory = self.memory.get(subject.name)?;
+            (!subject.undivided).then_some(())?;
+            Some((subject.name.clone(), trial::split(memory, &subject.survey, &self.gate(subject, memory)?)?))
+        });
+        let splits = splits.collect();
         let left = |name: &&ComponentName| !input.spec.components.contains_key(*name);
         let leaving: Vec<ComponentName> =
             self.memory.keys().filter(left).filter(|name| self.may_have_copies(name)).cloned().collect();
-        let (table, taken) = routing::table(&input.spec, &self.memory, &leaving, self.router(), context);
+        let (table, taken) =
+            routing::table(&input.spec, &self.memory, &splits, &leaving, self.router(), context);
         self.waits.extend(taken);
         for (target, view) in &input.world.targets {
             let here = *target == context.target;
@@ -271,49 +299,44 @@ impl<'a> Planner<'a> {
                 .min(plimsoll_model::app::MOST_COPIES),
             unready: unready.cloned().collect(),
             rolling_first: rolling_first.map(|from| from.component.clone()),
+            undivided: declared.is_some_and(|it| it.update.strategy.is_staged() && is_routed(it))
+                && self.router().is_some_and(|router| !router.divides),
             bindings,
             survey,
         }
     }
 
-    /// Decides about one component.
-    pub(crate) fn component(&mut self, name: &'a ComponentName) {
+    /// Judges one component's rollout.
+    pub(crate) fn judge(&mut self, name: &'a ComponentName) -> Judged<'a> {
         let subject = self.subject(name);
         let mut memory = self.memory.remove(name).unwrap_or_default();
-        let verdict = self.judge(&mut memory, &subject);
+        let verdict = self.advance(&mut memory, &subject);
+        self.memory.insert(name.clone(), memory);
+        Judged { subject, verdict }
+    }
+
+    /// Decides about one component.
+    pub(crate) fn component(&mut self, judged: Judged<'a>) {
+        let Judged { subject, verdict } = judged;
+        let name = subject.name;
+        self.record(&subject);
         if let Verdict::Reject(evidence) = verdict {
-            if let Some(goal) = &subject.goal {
-                let no = self.input.status.plan.map(|plan| plan.no).unwrap_or_default();
-                let identity = plimsoll_model::id::Digest::of_json(&self.input.uid).short();
-                let id = format!("{}.{}.{name}.{no}", self.input.key.name, &identity[..6]);
-                let record = RejectionRecord {
-                    app: self.input.uid.clone(),
-                    component: name.clone(),
-                    revision: goal.declared,
-                    digest: goal
-                        .revision
-                        .content
-                        .as_ref()
-                        .and_then(plimsoll_model::revision::Content::digest),
-                    evidence,
-                };
-                self.rejections.insert(id.parse().expect("names and a number form a name"), record);
-            }
-            self.record(&subject);
-            self.memory.insert(name.clone(), memory);
+            self.reject(&subject, evidence);
             return;
         }
-        let moves = self.moves(&memory, &subject);
+        let memory = self.memory.remove(name).unwrap_or_default();
+        let sides = self.sides(&memory, &subject);
         let keep_stopped = subject.declared.is_some() && (self.off() || subject.goal.is_none());
         let grace = subject.declared.map_or(Span::seconds(10), Component::grace);
-        self.steps.follow(name, &subject.survey, &moves, grace, keep_stopped);
-        self.create(&subject, &memory, &moves);
-        self.explain(&subject, &memory, &moves, &verdict);
+        for side in &sides {
+            self.steps.follow(name, &side.survey, &side.moves, grace, keep_stopped);
+            self.create(name, &memory, side);
+        }
+        self.explain(&subject, &memory, &sides, &verdict);
         self.looks.extend(waits::look(&subject.survey.copies));
         if let Verdict::Rolling { look, .. } = verdict {
             self.looks.extend(look);
         }
-        self.record(&subject);
         if subject.declared.is_some() || self.may_have_copies(name) {
             self.memory.insert(name.clone(), memory);
         } else {
@@ -321,12 +344,31 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn judge(&self, memory: &mut Memory, subject: &Subject<'_>) -> Verdict {
-        let (Some(declared), Some(goal), false) = (subject.declared, &subject.goal, self.off()) else {
-            memory.rollout = None;
-            return Verdict::Idle;
+    fn reject(&mut self, subject: &Subject<'_>, evidence: Evidence) {
+        let Some(goal) = &subject.goal else { return };
+        let no = self.input.status.plan.map(|plan| plan.no).unwrap_or_default();
+        let identity = plimsoll_model::id::Digest::of_json(&self.input.uid).short();
+        let id = format!("{}.{}.{}.{no}", self.input.key.name, &identity[..6], subject.name);
+        let record = RejectionRecord {
+            app: self.input.uid.clone(),
+            component: subject.name.clone(),
+            revision: goal.declared,
+            digest: goal.revision.content.as_ref().and_then(plimsoll_model::revision::Content::digest),
+            evidence,
         };
-        let gate = Gate {
+        self.rejections.insert(id.parse().expect("names and a number form a name"), record);
+    }
+
+    /// What a component's rollout is held to; `None` where nothing is rolled out.
+    fn gate<'s>(&'s self, subject: &'s Subject<'a>, memory: &Memory) -> Option<Gate<'s>> {
+        let (Some(declared), Some(goal), false) = (subject.declared, &subject.goal, self.off()) else {
+            return None;
+        };
+        let operations = &self.input.operations;
+        let has_way_back =
+            goal.hash == goal.declared && memory.good.is_some_and(|good| good.component != goal.hash);
+        let promoted = operations.promotions.get(subject.name).filter(|it| it.revision == goal.hash);
+        Some(Gate {
             wanted: Wanted {
                 target: &self.input.context.target,
                 revision: goal.hash,
@@ -335,94 +377,63 @@ impl<'a> Planner<'a> {
             source: goal.source,
             declared: goal.declared,
             replicas: subject.replicas,
+            budget: subject.budget(),
             update: &declared.update,
             excused: !subject.unready.is_empty()
                 || subject.rolling_first.is_some()
-                || self.input.operations.paused
+                || subject.undivided
+                || operations.paused
                 || self.input.context.cycle.is_some()
                 || subject.survey.blind,
-        };
-        rollout::advance(memory, &subject.survey, &gate)
+            promoted: promoted.map_or(0, |it| it.steps),
+            judge: match has_way_back {
+                true if self.input.hopeful => Judge::Hope,
+                true => Judge::Evidence {
+                    answers: &self.input.context.answers,
+                    aborted: operations.aborts.get(subject.name) == Some(&goal.declared),
+                },
+                false => Judge::Nobody,
+            },
+        })
     }
 
-    fn moves(&self, memory: &Memory, subject: &Subject<'a>) -> Moves<'a> {
-        let Some(declared) = subject.declared else {
-            return replace::decide(&subject.survey, &self.retire_rules(subject), Cause::Retire, 0);
-        };
-        let halted = memory.rollout.as_ref().is_some_and(|rollout| rollout.failed.is_some())
-            && declared.update.on_failure == plimsoll_model::update::OnFailure::Halt;
-        let may_create = subject.bindings.is_ok()
-            && subject.unready.is_empty()
-            && !subject.survey.blind
-            && self.input.context.cycle.is_none();
-        let has_volumes = subject.goal.as_ref().is_some_and(|goal| !goal.revision.volumes.is_empty());
-        let rules = Rules {
-            budget: declared.update.budget(subject.replicas, has_volumes),
-            strategy: declared.update.strategy,
-            may_create,
-            may_replace: may_create
-                && !halted
-                && !self.input.operations.paused
-                && subject.rolling_first.is_none(),
-            retire_all: (self.off() || subject.replicas == 0).then(|| self.hold(subject)),
-        };
-        let before = self.input.status.components.get(subject.name).map_or(0, |it| it.desired);
-        replace::decide(&subject.survey, &rules, replace_cause(memory, subject), before)
-    }
-
-    fn retire_rules(&self, subject: &Subject<'_>) -> Rules {
-        Rules {
-            budget: Budget { replicas: 0, surge: 0, unavailable: 0 },
-            strategy: plimsoll_model::update::Strategy::Recreate,
-            may_create: false,
-            may_replace: false,
-            retire_all: Some(self.hold(subject)),
-        }
-    }
-
-    /// A component ends only after those that consume it: on the way down by the declaration, and when it left
-    /// the declaration, after every rollout that may still hold copies which knew it.
-    fn hold(&self, subject: &Subject<'_>) -> Hold {
-        let live = |name: &ComponentName| Survey::take(&self.input.world, name, false, None).live() > 0;
-        let consumes = |component: &Component| {
-            component.consumes.values().any(|it| it.from.app.is_none() && it.from.component == *subject.name)
-        };
-        let mut consumers = self.input.spec.components.iter().filter(|(_, component)| consumes(component));
-        let left = !self.input.spec.components.contains_key(subject.name);
-        let others_roll = || left && self.memory.values().any(|memory| memory.rollout.is_some());
-        if self.off() && consumers.any(|(name, _)| live(name)) || !self.off() && others_roll() {
-            Hold::Consumers
+    fn advance(&self, memory: &mut Memory, subject: &Subject<'a>) -> Verdict {
+        if let Some(gate) = self.gate(subject, memory) {
+            rollout::advance(memory, &subject.survey, &gate)
         } else {
-            Hold::Free
+            memory.rollout = None;
+            Verdict::Idle
         }
     }
 
-    fn create(&mut self, subject: &Subject<'_>, memory: &Memory, moves: &Moves<'_>) {
-        let (Some(goal), Ok(bindings)) = (&subject.goal, &subject.bindings) else { return };
-        if moves.create.is_empty() && moves.revive.is_empty() {
+    fn create(&mut self, name: &ComponentName, memory: &Memory, side: &Side<'_>) {
+        let Some((revision, Ok(bindings))) = &side.made_of else { return };
+        if side.moves.create.is_empty() && side.moves.revive.is_empty() {
             return;
         }
-        match bindings.launch(goal.revision, memory.address, &self.input.context) {
+        match bindings.launch(revision, memory.address, &self.input.context) {
             Ok(launch) => {
                 let blueprint = Blueprint {
                     target: &self.input.context.target,
-                    component: subject.name,
-                    revision: goal.revision,
+                    component: name,
+                    revision,
                     bindings: bindings.hash,
                     launch,
                 };
-                self.steps.create(moves, &subject.survey, &blueprint);
+                self.steps.create(&side.moves, &side.survey, &blueprint);
             }
             Err(reason) => {
-                self.waits.push(Wait::new(Some(subject.name.clone()), reason, PERSON_DEADLINE));
+                self.waits.push(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE));
             }
         }
     }
 
     /// Says why the component is not where it should be, if it is not.
-    fn explain(&mut self, subject: &Subject<'_>, memory: &Memory, moves: &Moves<'_>, verdict: &Verdict) {
+    fn explain(&mut self, subject: &Subject<'_>, memory: &Memory, sides: &[Side<'_>], verdict: &Verdict) {
         let wait = |reason, deadline| Wait::new(Some(subject.name.clone()), reason, deadline);
-        self.waits.extend(waits::of_copies(subject.name, subject.declared, &subject.survey, moves));
+        for Side { survey, moves, .. } in sides {
+            self.waits.extend(waits::of_copies(subject.name, subject.declared, survey, moves));
+        }
         let (Some(declared), false) = (subject.declared, self.off()) else { return };
         let deadline = declared.update.deadline();
         if let Err(missing) = &subject.bindings {
@@ -437,17 +448,36 @@ impl<'a> Planner<'a> {
             let reason = Reason::ProviderRolling { provider: provider.clone() };
             self.waits.push(wait(reason, deadline.plus(deadline)));
         }
+        if subject.undivided && subject.survey.has_live_stale() {
+            let scope = Scope::Router(self.input.context.target.clone());
+            self.waits.push(wait(Reason::RouterOutdated { scope }, PERSON_DEADLINE));
+        }
         let goal = subject.goal.as_ref();
         let held_back = goal.is_some_and(|goal| goal.hash != goal.declared && goal.rejected.is_none());
         if self.input.operations.paused && (subject.survey.has_live_stale() || held_back) {
-            self.waits.push(wait(Reason::Paused, Span::seconds(7 * 86_400)));
+            self.waits.push(wait(Reason::Paused, PAUSE_DEADLINE));
         }
         self.waits
             .extend(goal.and_then(|goal| goal.rejected.clone()).map(|reason| wait(reason, PERSON_DEADLINE)));
-        if let Some(verdict) = memory.rollout.as_ref().and_then(|rollout| rollout.failed.clone()) {
+        // Where something is missing, nothing can be said of a gate.
+        let judged = memory.rollout.as_ref().filter(|_| subject.bindings.is_ok());
+        if let Some(verdict) = judged.and_then(|rollout| rollout.failed.clone()) {
             self.waits.push(wait(Reason::GateFailed { verdict }, PERSON_DEADLINE));
-        } else if matches!(verdict, Verdict::Rolling { soaking: true, .. }) {
+            return;
+        }
+        if matches!(verdict, Verdict::Rolling { soaking: true, .. }) {
             self.waits.push(wait(Reason::Soaking, declared.update.soak().plus(deadline)));
+        }
+        if let Verdict::Rolling { undecided: Some(why), .. } = verdict {
+            self.waits.push(wait(Reason::GateUndecided { why: why.clone() }, deadline));
+        }
+        let stages = declared.update.stages();
+        let stage = memory.rollout.as_ref().and_then(|it| trial::stage(it.trial.as_ref()?, stages));
+        if let (Some(status), Some(stage)) = (trial::status(memory, stages), stage) {
+            let StageStatus { step, of, weight, hold } = status;
+            let soak = stage.soak.unwrap_or(declared.update.soak());
+            let limit = if hold { PAUSE_DEADLINE } else { soak.plus(deadline) };
+            self.waits.push(wait(Reason::Trying { step, of, weight, hold }, limit));
         }
     }
 
@@ -471,6 +501,9 @@ impl<'a> Planner<'a> {
             ready: count(serving),
             available: survey.available(),
             revision: subject.goal.as_ref().map(|goal| goal.hash),
+            stage: subject
+                .declared
+                .and_then(|declared| trial::status(self.memory.get(subject.name)?, declared.update.stages())),
             unenforced: survey
                 .copies
                 .iter()
@@ -531,14 +564,6 @@ impl<'a> Planner<'a> {
             next_look: self.looks.into_iter().min(),
             gone: self.gone,
         }
-    }
-}
-
-fn replace_cause(memory: &Memory, subject: &Subject<'_>) -> Cause {
-    match &subject.goal {
-        Some(goal) if goal.rejected.is_some() && memory.rollout.is_some() => Cause::Rollback,
-        _ if memory.rollout.is_some() => Cause::Rollout,
-        _ => Cause::Heal,
     }
 }
 

@@ -13,9 +13,14 @@ use plimsoll_model::world::Phase;
 use crate::survey::{Copy, Survey};
 
 /// What may be done with a component's copies now.
+#[derive(Clone)]
 pub(crate) struct Rules {
     pub(crate) budget: Budget,
     pub(crate) strategy: Strategy,
+    /// Copies that serve and may be taken away.
+    pub(crate) spare: u32,
+    /// Copies that may come to life.
+    pub(crate) room: u32,
     /// Copies may be created at all: providers are ready, drivers answer.
     pub(crate) may_create: bool,
     /// Old copies may be replaced: not paused, not failed, providers not rolling.
@@ -23,6 +28,17 @@ pub(crate) struct Rules {
     /// Copies may be taken away even if nothing takes their place: power off, removal, deletion. Held back
     /// while consumers of the component still run.
     pub(crate) retire_all: Option<Hold>,
+}
+
+impl Rules {
+    /// Copies that may be taken away and that may come, of those that are there: alive within replicas + surge, serving
+    /// at least replicas - unavailable.
+    pub(crate) fn margins(survey: &Survey<'_>, budget: &Budget, strategy: Strategy) -> (u32, u32) {
+        let floor = budget.replicas.saturating_sub(budget.unavailable);
+        let surge = if strategy == Strategy::Recreate { 0 } else { budget.surge };
+        let ceiling = budget.replicas.saturating_add(surge);
+        (survey.available().saturating_sub(floor), ceiling.saturating_sub(survey.live()))
+    }
 }
 
 /// Whether a component that must end may end now.
@@ -69,8 +85,7 @@ pub(crate) fn decide<'a>(
 }
 
 fn retire<'a>(survey: &Survey<'a>, rules: &Rules, replace: Cause, moves: &mut Moves<'a>) {
-    let floor = rules.budget.replicas.saturating_sub(rules.budget.unavailable);
-    let mut spare = survey.available().saturating_sub(floor);
+    let mut spare = rules.spare;
     // Copies already on their way out stay on it.
     for copy in survey.copies.iter().filter(|copy| matches!(copy.instance.phase, Phase::Stopping { .. })) {
         moves.retire.push((copy.id, if copy.fresh { Cause::Scale } else { replace }));
@@ -100,7 +115,7 @@ fn retire<'a>(survey: &Survey<'a>, rules: &Rules, replace: Cause, moves: &mut Mo
         if moves.retire.iter().any(|(id, _)| *id == copy.id) || copy.instance.phase == Phase::Unknown {
             continue;
         }
-        if survey.is_available(copy) && rules.strategy == Strategy::Rolling {
+        if survey.is_available(copy) && rules.strategy != Strategy::Recreate {
             if spare == 0 {
                 continue;
             }
@@ -127,11 +142,10 @@ fn create<'a>(
     moves: &mut Moves<'a>,
 ) {
     let Budget { replicas, surge, .. } = rules.budget;
+    let mut room = rules.room;
     if rules.strategy == Strategy::Recreate && survey.has_live_stale() {
         return;
     }
-    let ceiling = replicas.saturating_add(if rules.strategy == Strategy::Recreate { 0 } else { surge });
-    let mut room = ceiling.saturating_sub(survey.live());
     // Empty slots come before slots that an old copy still fills.
     let occupied = |slot: Slot| survey.copies.iter().any(|copy| copy.slot() == slot && copy.is_live());
     let mut slots: Vec<Slot> = (0..replicas).map(Slot).collect();

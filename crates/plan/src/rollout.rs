@@ -10,6 +10,8 @@
 //!                            └──────────────────────────────────────▶ (none), good
 //! ```
 //!
+//! Where the declaration has steps, new copies are tried beside all old ones first ([`crate::trial`]).
+//!
 //! The clock counts the time in which a new copy is not ready through its own fault. It runs on the node's
 //! clock, stands while a provider, a node, the router or a disk is to blame, and starts again at zero with
 //! every further copy that becomes ready.
@@ -18,10 +20,12 @@ use plimsoll_model::id::{ComponentHash, RevisionNo};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::Evidence;
 use plimsoll_model::status::{Clock, Good, Memory, Rollout};
-use plimsoll_model::update::{OnFailure, Update};
+use plimsoll_model::update::{Budget, OnFailure, Stage, Update};
 use plimsoll_model::world::{Exit, Phase};
 
+use crate::measure::{self, Answers, Reading, Watch};
 use crate::survey::{Copy, Survey, Wanted, count};
+use crate::trial::{self, Watched};
 
 /// What a rollout needs to know of its component.
 pub(crate) struct Gate<'a> {
@@ -31,10 +35,55 @@ pub(crate) struct Gate<'a> {
     /// The revision declared; differs from the wanted one after a rollback.
     pub(crate) declared: ComponentHash,
     pub(crate) replicas: u32,
+    pub(crate) budget: Budget,
     pub(crate) update: &'a Update,
     /// Something outside of the component is to blame for whatever it does now.
     pub(crate) excused: bool,
+    /// Steps that a person has ended.
+    pub(crate) promoted: u32,
+    pub(crate) judge: Judge<'a>,
 }
+
+/// Who decides about what is rolled out, beside its health.
+#[derive(Clone, Copy)]
+pub(crate) enum Judge<'a> {
+    /// Nobody: it is not what is declared, or there is nothing else to go back to.
+    Nobody,
+    /// Nobody needs to: all goes as it is hoped.
+    Hope,
+    /// What is measured, and people.
+    Evidence {
+        /// What was answered to the gate's questions.
+        answers: &'a Answers,
+        /// A person does not want it.
+        aborted: bool,
+    },
+}
+
+impl<'a> Gate<'a> {
+    /// What new copies go through beside all old ones.
+    pub(crate) fn stages(&self) -> &'a [Stage] {
+        // Without room for copies beside the old ones nothing can be tried.
+        if self.budget.surge == 0 { &[] } else { self.update.stages() }
+    }
+
+    /// What is measured of the fresh copies.
+    pub(crate) fn measure(&self, survey: &Survey<'_>, watch: Watch) -> Reading {
+        match self.judge {
+            Judge::Evidence { answers, .. } if !self.excused => {
+                measure::read(survey, &self.update.gate, answers, watch)
+            }
+            _ => Reading::Fine,
+        }
+    }
+
+    fn is_aborted(&self) -> bool {
+        matches!(self.judge, Judge::Evidence { aborted: true, .. })
+    }
+}
+
+/// How often it is looked at what is measured.
+const MEASURED_EVERY: Span = Span::seconds(5);
 
 /// What became of the rollout at this look.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +91,7 @@ pub(crate) enum Verdict {
     /// No rollout is under way.
     Idle,
     /// Under way; look again after this time at the latest.
-    Rolling { look: Option<Span>, soaking: bool },
+    Rolling { look: Option<Span>, soaking: bool, undecided: Option<String> },
     /// The revision failed and is to be rejected with this evidence.
     Reject(Evidence),
 }
@@ -60,12 +109,13 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         return Verdict::Idle;
     }
     let same = |it: &Rollout| it.to == gate.wanted.revision && it.bindings == bindings;
-    let mut rollout = under_way.filter(same).unwrap_or(Rollout {
+    let mut rollout = under_way.filter(same).unwrap_or_else(|| Rollout {
         to: gate.wanted.revision,
         bindings,
         best: 0,
         clock: Clock::ZERO,
         failed: None,
+        trial: trial::begin(memory.good, survey, gate),
     });
 
     let ready = count(survey.fresh().filter(|copy| copy.instance.is_ready()));
@@ -73,21 +123,36 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         rollout.best = ready;
         rollout.clock = Clock::ZERO;
     }
-    let soak = soak_left(survey, gate);
-    if soak == Some(Span::ZERO) {
+    rollout.trial = rollout.trial.filter(|_| !trial::is_pointless(memory.good, survey, gate));
+    if rollout.trial.as_ref().is_some_and(|trial| trial.step < gate.promoted) && rollout.failed.is_some() {
+        // A person has seen what failed, and goes on.
+        (rollout.failed, rollout.clock) = (None, Clock::ZERO);
+    }
+    let halted = rollout.failed.is_some();
+    let watched = rollout.trial.as_mut().and_then(|trial| trial::advance(trial, survey, gate, halted));
+    let is_trial = watched.is_some();
+    let Watched { left: soak, reading } = watched.unwrap_or_else(|| soaking(survey, gate));
+    if soak == Some(Span::ZERO) && reading == Reading::Fine && !is_trial {
         memory.good = Some(Good { component: gate.wanted.revision, revision: gate.source });
         return Verdict::Idle;
     }
-    let limit = tick(&mut rollout.clock, survey, gate);
+    let limit = tick(&mut rollout.clock, survey, gate, is_trial);
     let clock_look = match &rollout.clock {
         Clock::Running { .. } => Some(limit.minus(rollout.clock.reading(survey.now))),
         Clock::Stopped { .. } => None,
     };
-    let verdict = if gate.excused { None } else { own_fault(&rollout.clock, limit, survey) };
+    let (broken, undecided) = match reading {
+        Reading::Fine => (None, None),
+        Reading::Undecided(why) => (None, Some(why)),
+        Reading::Broken(how) => (Some(how), None),
+    };
+    let aborted = gate.is_aborted().then(|| "a person aborted the rollout".to_owned());
+    let own_fault = || broken.or_else(|| own_fault(&rollout.clock, limit, survey));
+    let verdict = aborted.or_else(|| if gate.excused { None } else { own_fault() });
     if let (Some(verdict), None) = (verdict, &rollout.failed) {
         let rollback_to = memory.good.filter(|good| good.component != gate.wanted.revision);
         let may_reject = gate.declared == gate.wanted.revision && rollback_to.is_some();
-        if may_reject && gate.update.on_failure == OnFailure::Rollback {
+        if may_reject && (gate.update.on_failure == OnFailure::Rollback || gate.is_aborted()) {
             return Verdict::Reject(evidence(verdict, survey));
         }
         rollout.failed = Some(verdict);
@@ -97,8 +162,21 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         (None, clock, soak) => clock.or(soak),
         (Some(_), _, soak) => soak,
     };
+    let is_watched = is_trial || soak.is_some();
+    let is_measured = matches!(gate.judge, Judge::Evidence { .. }) && !gate.update.gate.is_default();
+    let gate_look = (is_watched && is_measured).then_some(MEASURED_EVERY);
     memory.rollout = Some(rollout);
-    Verdict::Rolling { look, soaking: soak.is_some() }
+    // What waits for its gate only is looked at when that may have changed.
+    let look = look.filter(|look| *look > Span::ZERO || gate_look.is_none());
+    let look = look.into_iter().chain(gate_look).min();
+    Verdict::Rolling { look, soaking: soak.is_some() && !is_trial, undecided }
+}
+
+/// How the end of a rollout goes, once all copies are new.
+fn soaking(survey: &Survey<'_>, gate: &Gate<'_>) -> Watched {
+    let left = soak_left(survey, gate);
+    let watch = left.map(|left| Watch { since: gate.update.soak().minus(left), has_traffic: true });
+    Watched { left, reading: watch.map_or(Reading::Fine, |watch| gate.measure(survey, watch)) }
 }
 
 /// Without bindings nothing can be said of the rollout; its clock stands.
@@ -107,7 +185,7 @@ fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
         None => Verdict::Idle,
         Some(rollout) => {
             rollout.clock = Clock::Stopped { spent: rollout.clock.reading(survey.now) };
-            Verdict::Rolling { look: None, soaking: false }
+            Verdict::Rolling { look: None, soaking: false, undecided: None }
         }
     }
 }
@@ -123,18 +201,12 @@ fn soak_left(survey: &Survey<'_>, gate: &Gate<'_>) -> Option<Span> {
 }
 
 /// Starts or stops the clock and returns the reading at which the gate fails.
-fn tick(clock: &mut Clock, survey: &Survey<'_>, gate: &Gate<'_>) -> Span {
+fn tick(clock: &mut Clock, survey: &Survey<'_>, gate: &Gate<'_>, is_trial: bool) -> Span {
     let unready = survey.fresh().any(|copy| copy.is_live() && !copy.instance.is_ready());
-    let flapped = survey.fresh().any(|copy| copy.instance.unready_count > 0);
+    // A trial may last for days: there, only the time in which a copy is not ready counts.
+    let flapped = !is_trial && survey.fresh().any(|copy| copy.instance.unready_count > 0);
     let runs = !gate.excused && !survey.blind && !survey.has_blocked() && (unready || flapped);
-    match (&*clock, runs, survey.now) {
-        (Clock::Running { from, .. }, true, Some(now)) if from.boot == now.boot => {}
-        (_, true, Some(now)) => {
-            *clock = Clock::Running { spent: clock.reading(Some(now)), from: now.clone() }
-        }
-        (Clock::Running { .. }, _, now) => *clock = Clock::Stopped { spent: clock.reading(now) },
-        (Clock::Stopped { .. }, _, _) => {}
-    }
+    clock.run(runs, survey.now);
     // A copy that flapped is given the soak time on top, so that it can still pass.
     if unready { gate.update.deadline() } else { gate.update.deadline().plus(gate.update.soak()) }
 }

@@ -6,7 +6,7 @@ use plimsoll_model::AppSpec;
 use plimsoll_model::app::{Component, Route, TlsMode};
 use plimsoll_model::id::ComponentName;
 use plimsoll_model::status::Memory;
-use plimsoll_model::step::{Service, Table, TableRoute};
+use plimsoll_model::step::{Service, Split, Table, TableRoute};
 use plimsoll_model::template::{self, Part};
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::RouterView;
@@ -23,6 +23,7 @@ pub(crate) fn is_routed(component: &Component) -> bool {
 pub(crate) fn table(
     spec: &AppSpec,
     memory: &BTreeMap<ComponentName, Memory>,
+    splits: &BTreeMap<ComponentName, Split>,
     leaving: &[ComponentName],
     present: Option<&RouterView>,
     context: &Context,
@@ -31,7 +32,10 @@ pub(crate) fn table(
     let mut waits = Vec::new();
     for (name, component) in spec.components.iter().filter(|(_, component)| is_routed(component)) {
         let Some(ip) = memory.get(name).and_then(|memory| memory.address) else { continue };
-        table.services.insert(name.clone(), Service { ip, ports: component.ports.clone() });
+        table.services.insert(
+            name.clone(),
+            Service { ip, ports: component.ports.clone(), split: splits.get(name).copied() },
+        );
         for route in &component.routes {
             let host = host(&route.host, ip, component);
             if let Some(by) = context.taken.get(&(host.clone(), route.path.clone())) {
@@ -54,7 +58,7 @@ pub(crate) fn table(
     // still be using it.
     for name in leaving {
         if let Some(service) = present.and_then(|router| router.table.services.get(name)) {
-            table.services.insert(name.clone(), service.clone());
+            table.services.insert(name.clone(), Service { split: None, ..service.clone() });
         }
     }
     (table, waits)

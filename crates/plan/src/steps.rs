@@ -155,7 +155,9 @@ impl<'a> Steps<'a> {
                 (None, Traffic::None | Traffic::Draining { .. }, _) if ready && survey.routed => {
                     let after = self.published.get(copy.target).copied().into_iter().collect();
                     let endpoints = copy.instance.endpoints.clone();
-                    self.push(step(Action::Admit { instance, endpoints }, Cause::Routing, after));
+                    let revision = Some(copy.instance.revision);
+                    let admit = Action::Admit { instance, endpoints, revision };
+                    self.push(step(admit, Cause::Routing, after));
                 }
                 (retired, traffic, Phase::Stopped) => {
                     let keep = copy.fresh && (retired.is_none() || keep_stopped);

@@ -2,7 +2,7 @@
 
 use plimsoll_model::id::{BindingsHash, ComponentHash, ComponentName, InstanceId, Slot, TargetName};
 use plimsoll_model::quantity::Span;
-use plimsoll_model::world::{Instance, MemberState, NodeTime, Phase, Presence, World};
+use plimsoll_model::world::{Instance, MemberState, NodeTime, Phase, Presence, Recent, World};
 
 /// How long a draining copy may finish its requests before it is stopped all the same.
 pub(crate) const DRAIN_LIMIT: Span = Span::seconds(30);
@@ -14,6 +14,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) target: &'a TargetName,
     pub(crate) instance: &'a Instance,
     pub(crate) traffic: Traffic,
+    /// What the router has counted of it.
+    pub(crate) recent: Option<&'a Recent>,
     /// Whether it runs what is wanted, with what is wanted, where it is wanted.
     pub(crate) fresh: bool,
 }
@@ -88,31 +90,37 @@ impl<'a> Survey<'a> {
                 now = Some(&node.now);
             }
             for (id, instance) in node.instances.iter().filter(|(_, it)| it.component == *component) {
+                let member = view.router.present().and_then(|router| router.members.get(id));
                 let traffic = match &view.router {
                     Presence::Unknown => Traffic::Unknown,
                     Presence::Absent => Traffic::None,
-                    Presence::Present(router) => match router.members.get(id) {
+                    Presence::Present(_) => match member.map(|member| (member.state, member.in_flight)) {
                         None => Traffic::None,
-                        Some(member) => match member.state {
-                            MemberState::Active => Traffic::Active,
-                            MemberState::Draining { since } => {
-                                Traffic::Draining { in_flight: member.in_flight, since }
-                            }
-                        },
+                        Some((MemberState::Active, _)) => Traffic::Active,
+                        Some((MemberState::Draining { since }, in_flight)) => {
+                            Traffic::Draining { in_flight, since }
+                        }
                     },
                 };
+                let recent = member.map(|member| &member.recent);
                 let fresh = wanted.is_some_and(|wanted| {
                     wanted.target == target
                         && wanted.revision == instance.revision
                         && wanted.bindings.is_none_or(|bindings| bindings == instance.bindings)
                 });
-                copies.push(Copy { id, target, instance, traffic, fresh });
+                copies.push(Copy { id, target, instance, traffic, recent, fresh });
             }
         }
         if wanted.is_some_and(|wanted| !world.targets.contains_key(wanted.target)) {
             blind = true;
         }
         Self { copies, routed, now, blind }
+    }
+
+    /// Those of the copies that are of one revision, or all others.
+    pub(crate) fn of(&self, revision: ComponentHash, is: bool) -> Self {
+        let copies = self.copies.iter().filter(|copy| (copy.instance.revision == revision) == is);
+        Self { copies: copies.cloned().collect(), ..self.clone() }
     }
 
     /// Whether a copy serves: ready and, where there is traffic to share, admitted to it.

@@ -27,6 +27,7 @@ fn input(components: &Value) -> Input {
         parent: None,
         world: empty_world(&target),
         context: Context::bare(target, TargetSpec::local()),
+        hopeful: false,
     }
 }
 

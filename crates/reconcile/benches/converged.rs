@@ -18,7 +18,7 @@ use plimsoll_model::quantity::Span;
 use plimsoll_model::secret::Sensitive;
 use plimsoll_model::status::Outcome;
 use plimsoll_model::{App, Attached, ObjectKey};
-use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, Opener, Settings};
+use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, NoGauges, Opener, Settings};
 use plimsoll_store::{Batch, Memory, New, Scope, Store};
 
 /// How long is measured.
@@ -52,6 +52,7 @@ fn main() {
         Identity { installation: here, epoch: Epoch(1), hold: Hold::default() },
         Arc::new(NoClock),
         Arc::new(NoSecrets),
+        Arc::new(NoGauges),
         Settings::default(),
     );
     let key = ObjectKey::in_project("demo".parse().unwrap(), "web".parse().unwrap());

@@ -19,6 +19,7 @@ use plimsoll_store::{Scope, Store, StoreError};
 
 use crate::drivers::Drivers;
 use crate::execute::{self, Failure, Opened, Opener};
+use crate::gauges::{self, Gauges};
 use crate::record;
 use crate::surroundings;
 
@@ -81,6 +82,7 @@ pub struct AppReconciler {
     identity: Identity,
     clock: Arc<dyn Clock>,
     opener: Arc<dyn Opener>,
+    gauges: Arc<dyn Gauges>,
     settings: Settings,
 }
 
@@ -104,9 +106,10 @@ impl AppReconciler {
         identity: Identity,
         clock: Arc<dyn Clock>,
         opener: Arc<dyn Opener>,
+        gauges: Arc<dyn Gauges>,
         settings: Settings,
     ) -> Self {
-        Self { store, drivers, identity, clock, opener, settings }
+        Self { store, drivers, identity, clock, opener, gauges, settings }
     }
 
     /// Everything the planner needs to know of an App, read anew.
@@ -114,7 +117,8 @@ impl AppReconciler {
     /// # Errors
     /// When the store does not answer. Drivers that do not answer are part of the input, as unknown.
     pub async fn read(&self, app: &Object<App>) -> Result<Input, StoreError> {
-        let context = surroundings::gather(&self.store, app).await?;
+        let mut context = surroundings::gather(&self.store, app).await?;
+        context.answers = gauges::answers(&*self.gauges, app, context.target_spec.as_ref());
         let parent = surroundings::current_plan(&self.store, app).await?;
         let mut targets: BTreeSet<TargetName> = BTreeSet::from([context.target.clone()]);
         targets.extend(app.status.iter().flat_map(|status| status.value.targets.iter().cloned()));

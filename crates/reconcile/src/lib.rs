@@ -5,7 +5,7 @@
 //! new steps, the new plan, as one batch with the App's revision as precondition; and only then carries the steps
 //! out. Whatever happens in between (a crash, a lost reply, a second control plane) the next pass starts from
 //! what is there. [`Orphans`] finds copies of this installation that no App owns; [`Tombstones`] keeps what may be
-//! left of Apps that were given up; [`Images`] finds out what the tags of images lead to.
+//! left of Apps that were given up; [`Images`] finds out what the tags of images lead to; [`Gauges`] ask for the numbers that gates judge.
 //!
 //! Deliberately absent: decisions. What to do is the planner's; whether a step may still be done is the far side's.
 
@@ -13,6 +13,7 @@ mod app;
 mod certificates;
 mod drivers;
 mod execute;
+mod gauges;
 mod hints;
 mod images;
 mod orphans;
@@ -24,6 +25,7 @@ pub use app::{AppReconciler, Hold, Identity, Settings};
 pub use certificates::{Certificates, Certifier, Uncertified};
 pub use drivers::Drivers;
 pub use execute::Opener;
+pub use gauges::{Gauges, NoGauges};
 pub use hints::{Apps, follow};
 pub use images::{Found, ImageSource, Images, Look, Looks, Unsaid, known_image};
 pub use orphans::{Orphan, Orphans, SweepError};

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use plimsoll_model::quantity::Span;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -211,7 +212,6 @@ impl Front {
         if request.body().size_hint().lower() > LARGEST_REQUEST {
             return Err(refused_body(&BrokenOff::TooLarge, StatusCode::PAYLOAD_TOO_LARGE));
         }
-        // A member's time to answer begins when it has all of the request.
         let (passed, sent) = (!request.body().is_end_stream()).then(|| watch::channel(())).unzip();
         let mut request = request.map(|body| Passing::from_client(body, passed));
         let give_up = Instant::now() + PATIENCE;
@@ -235,44 +235,61 @@ impl Front {
                 continue;
             };
             tried.push(in_flight.endpoint);
+            let (load, asked) = (in_flight.load.clone(), Instant::now());
             line.member = Some(in_flight.endpoint.to_string());
-            let late = async {
-                if let Some(mut sent) = sent.clone() {
-                    loop {
-                        match tokio::time::timeout(STALLED, sent.changed()).await {
-                            Ok(Ok(())) => {}
-                            // All of it has passed.
-                            Ok(Err(_)) => break,
-                            Err(_) => return,
-                        }
-                    }
-                }
-                tokio::time::sleep(ANSWER).await;
-            };
             let answered = tokio::select! {
                 answered = self.upstream.send(in_flight.endpoint, request) => Ok(answered),
-                () = late => Err(()),
+                () = late(sent.clone()) => Err(()),
             };
             request = match answered {
                 Ok(Ok(response)) => {
+                    load.answered(asked.elapsed(), response.status().is_server_error());
                     let mut response = answer_of(response, in_flight, upgrade);
                     if let Some(hsts) = hsts {
-                        let value = HeaderValue::from_str(&format!("max-age={}", hsts.millis / 1000));
-                        value
-                            .map(|it| response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, it))
-                            .ok();
+                        tell(&mut response, hsts);
                     }
                     return Ok(response);
                 }
                 // It never saw the request: another one may have it, whatever the method.
                 Ok(Err(NoAnswer::NotSent(unsent))) => *unsent,
-                Ok(Err(NoAnswer::Broken(error))) => return Err(broken(&error)),
+                Ok(Err(NoAnswer::Broken(error))) => {
+                    let refusal = broken(&error);
+                    // What the client broke off is not the member's failure.
+                    if refusal.status == StatusCode::BAD_GATEWAY {
+                        load.failed();
+                    }
+                    return Err(refusal);
+                }
                 Err(()) => {
+                    load.failed();
                     let what = format!("the copy did not answer within {} s", ANSWER.as_secs());
                     return Err(Refusal { status: StatusCode::GATEWAY_TIMEOUT, what });
                 }
             };
         }
+    }
+}
+
+/// Ends when a member has had its time to answer, which begins when it has all of the request; or when it takes nothing of
+/// the request's body any more.
+async fn late(sent: Option<watch::Receiver<()>>) {
+    if let Some(mut sent) = sent {
+        loop {
+            match tokio::time::timeout(STALLED, sent.changed()).await {
+                Ok(Ok(())) => {}
+                // All of it has passed.
+                Ok(Err(_)) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    tokio::time::sleep(ANSWER).await;
+}
+
+/// Tells a client for how long it shall come encrypted only.
+fn tell(response: &mut Response<AnyBody>, hsts: Span) {
+    if let Ok(value) = HeaderValue::from_str(&format!("max-age={}", hsts.millis / 1000)) {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
 }
 

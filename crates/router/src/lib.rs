@@ -16,6 +16,7 @@ mod certificates;
 mod control;
 mod driver;
 mod http;
+mod load;
 mod passing;
 mod process;
 mod socket;

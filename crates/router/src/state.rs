@@ -4,24 +4,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use plimsoll_driver::{DriverError, Ledger, LedgerLine};
-use plimsoll_model::id::{ComponentName, InstallationId, InstanceId, PartName, Uid};
+use plimsoll_model::id::{ComponentHash, ComponentName, InstallationId, InstanceId, PartName, Uid};
 use plimsoll_model::quantity::Span;
-use plimsoll_model::step::{Action, Fence, Step, Table};
+use plimsoll_model::step::{Action, Fence, Split, Step, Table};
 use plimsoll_model::world::{Member as MemberView, MemberState, RouterView};
 use plimsoll_shim::{read, write_durably};
 use serde::{Deserialize, Serialize};
+
+use crate::load::Load;
 
 /// A copy that receives or has received traffic.
 #[derive(Debug)]
 pub(crate) struct Member {
     record: MemberRecord,
-    /// Requests and connections under way. Shared with what replaces this entry when its state changes.
-    in_flight: Arc<AtomicU32>,
+    /// Shared with what replaces this entry when its state changes.
+    load: Arc<Load>,
     since: Instant,
 }
 
@@ -32,6 +34,9 @@ struct MemberRecord {
     component: ComponentName,
     endpoints: BTreeMap<PartName, SocketAddr>,
     draining: bool,
+    /// What it runs; not known of one that a router of an earlier version admitted.
+    #[serde(default)]
+    revision: Option<ComponentHash>,
 }
 
 /// One App's share as it is kept.
@@ -52,37 +57,69 @@ struct App {
 /// One request or connection at a member. It counts until this is dropped.
 pub(crate) struct InFlight {
     pub(crate) endpoint: SocketAddr,
-    count: Arc<AtomicU32>,
+    pub(crate) load: Arc<Load>,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.load.end();
+    }
+}
+
+/// Members that share traffic, each by where it answers and what it has to do.
+#[derive(Debug, Default)]
+struct Group {
+    seats: Vec<(SocketAddr, Arc<Load>)>,
+    turn: AtomicUsize,
+}
+
+impl Group {
+    fn of(seats: Vec<(SocketAddr, Arc<Load>)>) -> Self {
+        Self { seats, turn: AtomicUsize::new(0) }
+    }
+
+    /// The member with the least to do that has not been tried yet; among equals each has its turn.
+    fn pick(&self, tried: &[SocketAddr]) -> Option<InFlight> {
+        let (turn, count) = (self.turn.fetch_add(1, Ordering::Relaxed), self.seats.len());
+        let in_turn = (0..count).map(|index| &self.seats[(turn + index) % count]);
+        let free = in_turn.filter(|(endpoint, _)| !tried.contains(endpoint));
+        let (endpoint, load) = free.min_by_key(|(_, load)| load.in_flight())?;
+        load.begin();
+        Some(InFlight { endpoint: *endpoint, load: load.clone() })
     }
 }
 
 /// The members that share the traffic of one port of one component.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Backend {
-    members: Vec<(SocketAddr, Arc<AtomicU32>)>,
+    members: Group,
+    /// Members of the revision that gets a share of its own.
+    apart: Group,
+    /// That share in percent.
+    weight: u8,
     turn: AtomicUsize,
 }
 
 impl Backend {
-    /// The member with the least to do that has not been tried yet; among equals each has its turn.
+    fn new(members: Group, apart: Group, weight: u8) -> Self {
+        // Tables change often: turns that always began anew would never come to a small share.
+        Self { members, apart, weight: weight.min(100), turn: AtomicUsize::new(fastrand::usize(..100)) }
+    }
+
+    /// A member for a request or connection, other than those that have been tried.
     pub(crate) fn pick(&self, tried: &[SocketAddr]) -> Option<InFlight> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.members.len();
-        let in_turn = (0..count).map(|index| &self.members[(turn + index) % count]);
-        let free = in_turn.filter(|(endpoint, _)| !tried.contains(endpoint));
-        let (endpoint, in_flight) = free.min_by_key(|(_, in_flight)| in_flight.load(Ordering::Acquire))?;
-        in_flight.fetch_add(1, Ordering::AcqRel);
-        Some(InFlight { endpoint: *endpoint, count: in_flight.clone() })
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % 100;
+        let weight = usize::from(self.weight);
+        // As many turns of a hundred as the weight says, spread evenly.
+        if (turn + 1) * weight / 100 > turn * weight / 100 {
+            return self.apart.pick(tried).or_else(|| self.members.pick(tried));
+        }
+        self.members.pick(tried).or_else(|| self.apart.pick(tried).filter(|_| weight > 0))
     }
 
     /// Nobody is ready.
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.members.seats.is_empty() && (self.apart.seats.is_empty() || self.weight == 0)
     }
 }
 
@@ -177,7 +214,7 @@ impl State {
     pub(crate) fn is_idle(&self) -> bool {
         let inner = self.lock();
         let mut members = inner.apps.values().flat_map(|app| app.members.values());
-        members.all(|it| it.record.draining && it.in_flight.load(Ordering::Acquire) == 0)
+        members.all(|it| it.record.draining && it.load.in_flight() == 0)
     }
 
     /// One App's share.
@@ -188,6 +225,7 @@ impl State {
             following: inner.ledger.following(app),
             effects: inner.ledger.effects(app),
             closed: inner.ledger.is_closed(app),
+            divides: true,
             table: share.map(|it| it.table.clone()).unwrap_or_default(),
             members: share
                 .into_iter()
@@ -239,12 +277,13 @@ fn changed(mut app: App, step: &Step, closed: bool) -> Result<(App, bool), Drive
             app.table = table.clone();
             changed
         }
-        Action::Admit { instance, endpoints } => {
+        Action::Admit { instance, endpoints, revision } => {
             let component = step
                 .component
                 .clone()
                 .ok_or_else(|| DriverError::Terminal("an admission names its component".into()))?;
-            let record = MemberRecord { component, endpoints: endpoints.clone(), draining: false };
+            let (endpoints, revision) = (endpoints.clone(), *revision);
+            let record = MemberRecord { component, endpoints, draining: false, revision };
             let old = app.members.get(instance);
             let changed = old.is_none_or(|old| old.record != record);
             if changed {
@@ -289,7 +328,7 @@ impl Inner {
             let mut backends: HashMap<(&ComponentName, &PartName), Arc<Backend>> = HashMap::new();
             for (component, service) in &app.table.services {
                 for (port, number) in &service.ports {
-                    let backend = Arc::new(app.backend(component, port));
+                    let backend = Arc::new(app.backend(component, service.split, port));
                     backends.insert((component, port), backend.clone());
                     routing.services.insert(SocketAddr::new(IpAddr::V4(service.ip), *number), backend);
                 }
@@ -313,23 +352,30 @@ impl Inner {
 }
 
 impl App {
-    fn backend(&self, component: &ComponentName, port: &PartName) -> Backend {
+    fn backend(&self, component: &ComponentName, split: Option<Split>, port: &PartName) -> Backend {
         let active =
             self.members.values().filter(|it| it.record.component == *component && !it.record.draining);
-        let members = active.filter_map(|it| Some((*it.record.endpoints.get(port)?, it.in_flight.clone())));
-        Backend { members: members.collect(), turn: AtomicUsize::new(0) }
+        let is_apart = |it: &Member| split.is_some_and(|split| it.record.revision == Some(split.revision));
+        let (apart, members): (Vec<_>, Vec<_>) = active.partition(|it| is_apart(it));
+        let seats = |members: Vec<&Arc<Member>>| {
+            let seats = members.into_iter();
+            Group::of(
+                seats.filter_map(|it| Some((*it.record.endpoints.get(port)?, it.load.clone()))).collect(),
+            )
+        };
+        Backend::new(seats(members), seats(apart), split.map_or(0, |split| split.weight))
     }
 }
 
 impl Member {
     fn new(record: MemberRecord) -> Self {
-        Self { record, in_flight: Arc::default(), since: Instant::now() }
+        Self { record, load: Arc::default(), since: Instant::now() }
     }
 
     /// The same member in another state: what is under way stays counted.
     fn after(old: Option<&Arc<Self>>, record: MemberRecord) -> Self {
-        let in_flight = old.map(|old| old.in_flight.clone()).unwrap_or_default();
-        Self { record, in_flight, since: Instant::now() }
+        let load = old.map(|old| old.load.clone()).unwrap_or_default();
+        Self { record, load, since: Instant::now() }
     }
 
     fn view(&self) -> MemberView {
@@ -339,8 +385,12 @@ impl Member {
         } else {
             MemberState::Active
         };
-        let in_flight = self.in_flight.load(Ordering::Acquire);
-        MemberView { component: self.record.component.clone(), state, in_flight }
+        MemberView {
+            component: self.record.component.clone(),
+            state,
+            in_flight: self.load.in_flight(),
+            recent: self.load.recent(),
+        }
     }
 }
 
@@ -360,10 +410,8 @@ mod tests {
     #[test]
     fn members_take_turns_and_a_busy_one_is_spared() {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let backend = Backend {
-            members: vec![(at(1), Arc::default()), (at(2), Arc::default())],
-            turn: AtomicUsize::new(0),
-        };
+        let seats = vec![(at(1), Arc::default()), (at(2), Arc::default())];
+        let backend = Backend::new(Group::of(seats), Group::default(), 0);
         let first = backend.pick(&[]).unwrap();
         let second = backend.pick(&[]).unwrap();
         assert_ne!(first.endpoint, second.endpoint);
@@ -372,5 +420,24 @@ mod tests {
         assert_ne!(backend.pick(&[]).unwrap().endpoint, busy);
         assert_ne!(backend.pick(&[]).unwrap().endpoint, busy);
         assert!(backend.pick(&[at(1), at(2)]).is_none());
+    }
+
+    #[test]
+    fn a_share_is_kept_to_the_request_and_nothing_means_nothing() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let seat = |port| Group::of(vec![(at(port), Arc::default())]);
+        for weight in [0, 1, 5, 33, 50, 99, 100] {
+            let backend = Backend::new(seat(1), seat(2), weight);
+            let apart = (0..300).filter(|_| backend.pick(&[]).unwrap().endpoint == at(2)).count();
+            assert_eq!(apart, usize::from(weight) * 3);
+            let in_row = (0..50).map(|_| backend.pick(&[]).unwrap().endpoint == at(2)).collect::<Vec<_>>();
+            assert!(weight != 50 || in_row.windows(2).all(|pair| pair[0] != pair[1]), "evenly: {in_row:?}");
+        }
+        let only_apart = Backend::new(Group::default(), seat(2), 0);
+        assert!(only_apart.pick(&[]).is_none() && only_apart.is_empty());
+        let only_apart = Backend::new(Group::default(), seat(2), 1);
+        assert!(only_apart.pick(&[]).is_some(), "rather a new copy than none");
+        let only_old = Backend::new(seat(1), Group::default(), 100);
+        assert!(only_old.pick(&[]).is_some());
     }
 }

@@ -27,6 +27,7 @@ mod content;
 mod data;
 mod deploy;
 mod gate;
+mod gauges;
 mod govern;
 mod hold;
 mod hooks;

@@ -31,6 +31,7 @@ use crate::certificates;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::gate::Gate;
+use crate::gauges::{self, Asked};
 use crate::images::Sources;
 use crate::keyring::Keyring;
 use crate::meter::{Meter, Metered};
@@ -216,6 +217,7 @@ impl Server {
             identity.clone(),
             clock.clone(),
             data.keyring().clone(),
+            Arc::new(Asked(Arc::new(gauges::Sources::new(hints.clone())))),
             plimsoll_reconcile::Settings::default(),
         );
         let (mut tasks, meter) = (JoinSet::new(), Meter::default());

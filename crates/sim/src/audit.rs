@@ -52,6 +52,9 @@ impl Audit {
         if let Some(plan) = put(batch, "plans") {
             let plan = parse(&plan.spec);
             self.rejected(&plan, &declared, &mut findings);
+            if let Some(Observed { value, .. }) = app.status.as_deref().map(parse::<Observed<AppStatus>>) {
+                self.tried(&plan, &value, &declared, seen, &mut findings);
+            }
             steps(&plan, &declared, seen, &mut findings);
         }
         findings
@@ -85,6 +88,48 @@ impl Audit {
             });
             if let Some((id, _)) = standing {
                 findings.push(format!("plan {} of {} starts what {id} rejects", plan.no, plan.key));
+            }
+        }
+    }
+
+    /// While steps of a trial are left, no copy of what was good is taken away, but for those beyond the replicas; and what
+    /// is tried gets no more of the traffic than its step gives it.
+    fn tried(
+        &self,
+        plan: &Plan,
+        status: &AppStatus,
+        declared: &Declared,
+        seen: &Seen,
+        findings: &mut Vec<String>,
+    ) {
+        for (name, component) in &declared.spec.components {
+            let trial = status.memory.get(name).and_then(|memory| memory.rollout.as_ref()?.trial.as_ref());
+            let stage = trial.and_then(|trial| component.update.stages().get(trial.step as usize));
+            let off = declared.deleting || declared.operations.power == Power::Off;
+            let Some(stage) = stage.filter(|_| !off) else { continue };
+            let good = self.goods.get(&(declared.uid.clone(), name.clone()));
+            for step in plan.steps.iter().filter(|step| step.component.as_ref() == Some(name)) {
+                let (Action::Drain { instance } | Action::Stop { instance, .. }) = &step.action else {
+                    continue;
+                };
+                let node = match view(seen, &Scope::Node(step.target.clone()), &plan.app) {
+                    Some(Sighting::Node(node)) => node.instances.get(instance),
+                    _ => None,
+                };
+                let is_good = node.is_some_and(|it| Some(&it.revision) == good && it.is_ready());
+                if is_good && !matches!(step.cause, Cause::Scale | Cause::Routing) {
+                    findings.push(format!(
+                        "plan {} of {}: {instance} goes before its trial is over",
+                        plan.no, plan.key
+                    ));
+                }
+            }
+            let tables = plan.steps.iter().filter_map(|step| match &step.action {
+                Action::Publish { table } => table.services.get(name)?.split,
+                _ => None,
+            });
+            for split in tables.filter(|split| split.weight > stage.weight) {
+                findings.push(format!("plan {} of {}: {name} gets {} %", plan.no, plan.key, split.weight));
             }
         }
     }
@@ -237,7 +282,11 @@ pub(crate) fn numbers(name: &ComponentName, component: &Component, operations: &
     let replicas = operations.replicas.get(name).copied().or(component.replicas).unwrap_or(1) as usize;
     let stateful = !component.volumes.is_empty();
     let (surge, unavailable) = if stateful { (0, 1) } else { (1, 0) };
-    let surge = component.update.surge.map_or(surge, |it| it as usize);
+    let surge = match component.update.strategy {
+        Strategy::BlueGreen => replicas,
+        Strategy::Canary => component.update.surge.map_or(replicas, |it| it as usize),
+        Strategy::Rolling | Strategy::Recreate => component.update.surge.map_or(surge, |it| it as usize),
+    };
     let unavailable = component.update.unavailable.map_or(unavailable, |it| it as usize);
     let surge = if component.update.strategy == Strategy::Recreate { 0 } else { surge };
     Numbers { replicas, surge, unavailable }

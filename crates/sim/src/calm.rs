@@ -100,6 +100,11 @@ impl World {
                             | Reason::ProviderRolling { .. }
                     )
             });
+            // A provider that flaps is ready now, and not when its consumer starts.
+            let copies = self.node.copies();
+            let is_bad = |revision| !matches!(self.script.of(revision), Behaviour::Good { .. });
+            let excused = excused
+                || copies.iter().any(|(marked, it)| marked.app != app.meta.uid && is_bad(it.revision));
             let memory = app.status.iter().flat_map(|status| &status.value.memory);
             for (name, memory) in memory.filter(|_| !excused) {
                 if let Some(rollout) = memory.rollout.as_ref().filter(|rollout| rollout.failed.is_none()) {
@@ -151,7 +156,14 @@ impl World {
                 _ => false,
             };
             if !fine {
-                return Err(self.failure(format!("{} still waits: {}", app.meta.key, wait.reason())));
+                let memory = app.status.iter().flat_map(|status| &status.value.memory);
+                let memory = memory.filter(|(name, _)| Some(*name) == wait.component());
+                let found: Vec<_> = memory.map(|(_, memory)| format!("{memory:?}")).collect();
+                return Err(self.failure(format!(
+                    "{} still waits: {}; {found:?}",
+                    app.meta.key,
+                    wait.reason()
+                )));
             }
         }
         Ok(())

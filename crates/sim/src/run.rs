@@ -22,7 +22,7 @@ use plimsoll_model::status::{Outcome, OutcomeState};
 use plimsoll_model::step::{Fence, Step};
 use plimsoll_model::world::{Blockage, Instance, Phase};
 use plimsoll_model::{App, Object, ObjectKey};
-use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, Opener, Orphans, Settings};
+use plimsoll_reconcile::{AppReconciler, Drivers, Hold, Identity, NoGauges, Opener, Orphans, Settings};
 use plimsoll_store::{Memory, Query, Scope, Store};
 
 use crate::chaos::{self, Chaos, ChaosDriver, ChaosStore, Seen, Shared, Turn, lock};
@@ -206,6 +206,7 @@ impl World {
             identity.clone(),
             clock,
             Arc::new(SimOpener),
+            Arc::new(NoGauges),
             Settings { parallel: 1 },
         );
         let orphans = Orphans::new(store, drivers, identity);

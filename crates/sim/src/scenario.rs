@@ -1,16 +1,17 @@
-//! What people do in a run: five related Apps, and changes to them drawn from the seed.
+//! What people do in a run: six Apps, most of them related Apps, and changes to them drawn from the seed.
 
 use plimsoll_driver::fake::{Behaviour, Script};
 use plimsoll_model::id::{ComponentName, ProjectName, Uid};
 use plimsoll_model::kind::{Sealed, SecretSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
-use plimsoll_model::operations::{Operations, Power};
+use plimsoll_model::operations::{Operations, Power, Promotion};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::{App, AppSpec, Attached, Object, ObjectKey, Secret, Target};
 use plimsoll_store::{Batch, Memory, New, Query, Scope, Store};
 
-/// The Apps of a run and how they consume each other: `store` <- `api` <- `web` and `jobs`; `solo` alone.
-const APPS: [&str; 5] = ["store", "api", "web", "jobs", "solo"];
+/// The Apps of a run and how they consume each other: `store` <- `api` <- `web` and `jobs`; `solo` and
+/// `trial`, which tries what is new beside what is old, alone.
+const APPS: [&str; 6] = ["store", "api", "web", "jobs", "solo", "trial"];
 
 fn declaration(name: &str) -> serde_json::Value {
     match name {
@@ -40,6 +41,15 @@ fn declaration(name: &str) -> serde_json::Value {
             "consumes": {"api": {"interface": "http", "from": "api/server/rest"}},
             "update": {"strategy": "recreate", "soak": "2s", "deadline": "20s"},
         }}}),
+        "trial" => serde_json::json!({"components": {
+            "canary": {"command": ["canary"], "ports": {"http": 80}, "replicas": 3, "env": {"VERSION": "1"},
+                       "routes": [{"host": "canary.localhost", "port": "http"}],
+                       "update": {"strategy": "canary", "soak": "3s", "deadline": "20s", "surge": 2, "steps": [
+                           {"weight": 20}, {"weight": 50, "hold": true}, {"weight": 80, "soak": "1s"}]}},
+            "green": {"command": ["green"], "ports": {"http": 80}, "replicas": 2, "env": {"VERSION": "1"},
+                      "routes": [{"host": "green.localhost", "port": "http"}],
+                      "update": {"strategy": "blue-green", "soak": "3s", "deadline": "20s"}},
+        }}),
         _ => serde_json::json!({"components": {"main": {
             "command": ["solo"], "ports": {"http": 80}, "replicas": 3, "env": {"VERSION": "1"},
             "routes": [{"host": "shop.localhost", "path": "/solo", "port": "http"}],
@@ -150,11 +160,12 @@ impl Scenario {
                 self.rotate(version).await;
                 format!("rotate the secret to {version}")
             }
-            70..76 => {
+            70..80 => {
                 self.commit(Batch::new().mark_deleting(&app, at)).await;
                 "delete".to_owned()
             }
-            76..86 => self.retry(&app).await,
+            80..87 => self.retry(&app).await,
+            87..92 => self.decide(&app, rng).await,
             _ => self.resize(&app, rng).await,
         };
         (key, format!("{name}: {said}"))
@@ -217,6 +228,24 @@ impl Scenario {
         said
     }
 
+    /// A person lets a step end, or does not want what is rolled out.
+    async fn decide(&mut self, app: &Object<App>, rng: &mut fastrand::Rng) -> String {
+        let memory = app.status.iter().flat_map(|status| &status.value.memory);
+        let mut rolling = memory.filter_map(|(name, it)| Some((name.clone(), it.rollout.clone()?)));
+        let Some((name, rollout)) = rolling.next() else { return "nothing to decide".to_owned() };
+        let mut operations = app.operations.clone();
+        let said = if rng.bool() {
+            let steps = rollout.trial.map_or(0, |trial| trial.step) + 1;
+            operations.promotions.insert(name.clone(), Promotion { revision: rollout.to, steps });
+            format!("promote {name} to step {steps}")
+        } else {
+            operations.aborts.insert(name.clone(), rollout.to);
+            format!("abort {name}")
+        };
+        self.commit(Batch::new().declare(app, app.spec.clone(), operations)).await;
+        said
+    }
+
     async fn resize(&mut self, app: &Object<App>, rng: &mut fastrand::Rng) -> String {
         let name = Self::pick(app, rng);
         let mut spec = app.spec.clone();
@@ -233,19 +262,25 @@ impl Scenario {
         let Some((id, it)) = rejected else { return "nothing to retry".to_owned() };
         let mut operations = app.operations.clone();
         operations.retry.insert(it.component.clone(), id.clone());
+        operations.aborts.remove(&it.component);
         let said = format!("retry {id}");
         self.commit(Batch::new().declare(app, app.spec.clone(), operations)).await;
         said
     }
 
-    /// Ends every pause and power-off, so that the end of the run can be compared with a fresh installation; and
+    /// Ends every pause, hold and power-off, so that the end of the run can be compared with a fresh installation; and
     /// if asked to, declares a good program in place of whatever there is.
     pub(crate) async fn release(&self, mend: bool) {
         for app in self.store.list::<App>(&Scope::All, &Query::default()).await.expect("memory answers") {
             let mut operations = app.operations.clone();
             operations.paused = false;
             operations.power = Power::On;
+            operations.aborts.clear();
             let mut spec = app.spec.clone();
+            spec.components
+                .values_mut()
+                .flat_map(|it| &mut it.update.steps)
+                .for_each(|step| step.hold = false);
             for component in spec.components.values_mut().filter(|_| mend) {
                 let value = plimsoll_model::app::EnvValue::Text("mended".into());
                 component.env.insert("VERSION".parse().expect("a key"), value);

@@ -7,10 +7,12 @@ mod acme;
 mod engine;
 mod oidc;
 mod postgres;
+mod prometheus;
 mod registry;
 
 pub use acme::{Acme, Validity};
 pub use engine::{BUSYBOX, Engine, Make};
 pub use oidc::Oidc;
 pub use postgres::Postgres;
+pub use prometheus::Prometheus;
 pub use registry::Registry;

@@ -325,6 +325,11 @@ fn the_concepts() {
 }
 
 #[test]
+fn the_rollouts() {
+    Session::begin(&[]).run(&file("docs/rollouts.md"));
+}
+
+#[test]
 fn the_containers() {
     let engine = Engine::start(Make::Docker);
     let mut session = Session::begin(&[("unix:///var/run/docker.sock", &engine.address())]);

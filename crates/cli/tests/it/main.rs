@@ -21,5 +21,6 @@ mod router;
 mod talk;
 mod tenants;
 mod tls;
+mod trial;
 mod up;
 mod upgrade;

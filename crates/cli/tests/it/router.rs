@@ -119,7 +119,7 @@ impl Routed {
         let table = Table {
             services: BTreeMap::from([(
                 "web".parse().unwrap(),
-                Service { ip, ports: BTreeMap::from([("http".parse().unwrap(), 7000)]) },
+                Service { ip, ports: BTreeMap::from([("http".parse().unwrap(), 7000)]), split: None },
             )]),
             routes: vec![TableRoute {
                 host: "a.localhost".into(),
@@ -134,7 +134,7 @@ impl Routed {
         for (slot, member) in members.iter().enumerate() {
             let endpoints = BTreeMap::from([("http".parse().unwrap(), *member)]);
             let instance = format!("web-{slot}-x").parse().unwrap();
-            routed.execute(Action::Admit { instance, endpoints }).await;
+            routed.execute(Action::Admit { instance, endpoints, revision: None }).await;
         }
         routed
     }

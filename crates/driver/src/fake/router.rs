@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use plimsoll_model::id::{InstallationId, InstanceId, TargetName, Uid};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::{Action, Fence, Scope, Step, Table};
-use plimsoll_model::world::{Member, MemberState, RouterView};
+use plimsoll_model::world::{Member, MemberState, Recent, RouterView};
 
 use crate::error::DriverError;
 use crate::ledger::Ledger;
@@ -88,6 +88,7 @@ impl State {
             following: self.ledger.following(app),
             effects: self.ledger.effects(app),
             closed: self.ledger.is_closed(app),
+            divides: true,
             table: table.map(|it| it.table.clone()).unwrap_or_default(),
             members: table
                 .into_iter()
@@ -124,6 +125,7 @@ impl State {
                         component,
                         state: MemberState::Draining { since: Span::ZERO },
                         in_flight: 0,
+                        recent: Recent::default(),
                     },
                     draining_since: now,
                 });
