@@ -8,10 +8,15 @@
 
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use plimsoll_testkit::{BUSYBOX, Engine, Make};
 use tempfile::TempDir;
+
+mod load;
+
+use load::Load;
 
 const PLIMSOLL: &str = env!("CARGO_BIN_EXE_plimsoll");
 
@@ -45,6 +50,11 @@ impl<'a> Plane<'a> {
         command
     }
 
+    /// The same with a volume for each copy.
+    fn apply_kept(&self, replicas: u32, version: u32) -> bool {
+        self.apply(replicas, version, ", surge: 0, unavailable: 5}\n      volumes: {kept: {path: /kept}")
+    }
+
     /// Applies an App of so many sleeping copies of a version, and waits until it runs as declared.
     fn apply(&self, replicas: u32, version: u32, more: &str) -> bool {
         let text = format!(
@@ -59,7 +69,7 @@ spec:
       env: {{VERSION: '{version}'}}
       replicas: {replicas}
       grace: 1s
-      update: {{surge: 5, soak: 1ms{more}}}
+      update: {{soak: 1ms{more}}}
 "
         );
         let path = self.directory.path().join("many.yaml");
@@ -132,10 +142,10 @@ fn by_hand(engine: &Engine, copies: u32) -> Duration {
 fn created_and_rolled(engine: &Engine) -> (Duration, Duration) {
     let plane = Plane::start(engine);
     let began = Instant::now();
-    assert!(plane.apply(20, 1, ""));
+    assert!(plane.apply(20, 1, ", surge: 5"));
     let created = began.elapsed();
     let began = Instant::now();
-    assert!(plane.apply(20, 2, ""));
+    assert!(plane.apply(20, 2, ", surge: 5"));
     (created, began.elapsed())
 }
 
@@ -225,7 +235,7 @@ fn swarm() {
 fn memory() {
     let engine = Engine::start(Make::Docker);
     let plane = Plane::start(&engine);
-    assert!(plane.apply(200, 1, ""));
+    assert!(plane.apply(200, 1, ", surge: 5"));
     let data = plane.directory.path().display().to_string();
     let found =
         Command::new("pgrep").args(["-f", &format!("plimsoll (server|router).*{data}")]).output().unwrap();
@@ -245,10 +255,10 @@ fn pss(pid: &str) -> u64 {
 fn bad() {
     let engine = Engine::start(Make::Docker);
     let plane = Plane::start(&engine);
-    assert!(plane.apply(5, 1, ""));
+    assert!(plane.apply(5, 1, ", surge: 5"));
     let before = plane.running();
     let began = Instant::now();
-    let probe = ", deadline: 10s}\n      health: {exec: {command: [\"false\"]}, start: 1m";
+    let probe = ", surge: 5, deadline: 10s}\n      health: {exec: {command: [\"false\"]}, start: 1m";
     assert!(!plane.apply(5, 2, probe), "it is told that it was rolled back");
     let took = began.elapsed();
     println!("bad update, apply to rolled back: {took:.1?} (bar: deadline of 10 s + 5 s)");
@@ -259,7 +269,7 @@ fn bad() {
 fn killed() {
     let engine = Engine::start(Make::Docker);
     let mut plane = Plane::start(&engine);
-    assert!(plane.apply(20, 0, ""));
+    assert!(plane.apply(20, 0, ", surge: 5"));
     let mut seed = std::process::id();
     let mut wrong = 0;
     for version in 1..=20 {
@@ -290,10 +300,133 @@ fn killed() {
     println!("kill -9 during 20 rolling updates of 20 containers: {wrong} with another end (bar 0)");
 }
 
+/// An image with this very program, which is the backend of the load, and the libraries that it needs.
+fn make_backend(engine: &Engine, directory: &TempDir) {
+    let root = directory.path().join("root");
+    let program = std::env::current_exe().unwrap();
+    let needed = Command::new("ldd").arg(&program).output().unwrap();
+    let needed = String::from_utf8(needed.stdout).unwrap();
+    let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
+    std::fs::create_dir_all(root.join("seen")).unwrap();
+    std::fs::copy(&program, root.join("backend")).unwrap();
+    for library in libraries {
+        let inside = root.join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(inside.parent().unwrap()).unwrap();
+        std::fs::copy(library, inside).unwrap();
+    }
+    let archive = directory.path().join("backend.tar").display().to_string();
+    let packed = Command::new("tar").args(["-C", &root.display().to_string(), "-cf", &archive, "."]).status();
+    assert!(packed.unwrap().success());
+    engine.run(&["import", &archive, "localhost/backend:1"]);
+}
+
+/// What the containers of the load have noted, each on its volume.
+fn posts(engine: &Engine) -> Vec<u32> {
+    let volumes = engine.run(&["volume", "ls", "--quiet"]);
+    let places =
+        volumes.lines().map(|it| engine.run(&["volume", "inspect", "--format", "{{.Mountpoint}}", it]));
+    let texts = places.map(|place| std::fs::read_to_string(format!("{place}/posts")).unwrap_or_default());
+    texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Rolling updates of containers under a load, with the server killed now and then.
+fn rolls() {
+    let rolls: u32 = std::env::var("ROLLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let engine = Engine::start(Make::Docker);
+    let mut plane = Plane::start(&engine);
+    make_backend(&engine, &plane.directory);
+    let text = "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {name: many}\nspec:\n  components:\n    web:\n      \
+         image: localhost/backend:1\n      command: [/backend, backend]\n      replicas: 3\n      ports: {http: 80}\n      \
+         env: {PORT: '80', HOST: 0.0.0.0}\n      volumes: {seen: {path: /seen}}\n      workdir: /\n      \
+         health: {http: {port: http}, every: 1s}\n      routes: [{host: load.localhost, port: http}]\n      update: {soak: 0s}\n";
+    let path = plane.directory.path().join("load.yaml");
+    std::fs::write(&path, text).unwrap();
+    let must =
+        |plane: &Plane<'_>, arguments: &[&str]| assert!(plane.command(arguments).status().unwrap().success());
+    must(&plane, &["apply", "--wait", "-f", &path.display().to_string()]);
+    let listen = std::fs::read_to_string(plane.directory.path().join("data/router/listen.json")).unwrap();
+    let (router, seen) = (listen.trim_matches('"').parse().unwrap(), Load::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| load::run(router, 1000, &seen));
+        for roll in 0..rolls {
+            must(&plane, &["rollout", "restart", "many"]);
+            if roll % 10 == 5 {
+                plane.kill();
+                plane.resume();
+            }
+            must(&plane, &["wait", "many"]);
+        }
+        seen.stop.store(true, Ordering::Relaxed);
+    });
+    let (requests, failed) = (seen.requests.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
+    println!(
+        "{rolls} rolling updates of 3 containers at 1,000 requests/s: {failed} of {requests} failed (bar 0)"
+    );
+    let posts = posts(&engine);
+    let twice = posts.len() - posts.iter().collect::<BTreeSet<_>>().len();
+    println!("  of them {} POST seen by a copy, {twice} seen twice (bar 0)", posts.len());
+}
+
+/// The engine itself is killed in the middle of rolling updates, and started again.
+fn engine_killed() {
+    let engine = Engine::start(Make::Docker);
+    let plane = Plane::start(&engine);
+    let (mut wrong, mut seed) = (0, std::process::id());
+    let said = |engine: &Engine| {
+        let volumes = engine.run(&["volume", "ls", "--quiet"]);
+        let places =
+            volumes.lines().map(|it| engine.run(&["volume", "inspect", "--format", "{{.Mountpoint}}", it]));
+        let texts =
+            places.map(|place| (std::fs::read_to_string(format!("{place}/word")).unwrap_or_default(), place));
+        texts.collect::<BTreeSet<_>>()
+    };
+    assert!(plane.apply_kept(20, 0));
+    for (word, place) in said(&engine) {
+        assert!(word.is_empty());
+        std::fs::write(format!("{place}/word"), &place).unwrap();
+    }
+    let before = said(&engine);
+    for version in 1..=5 {
+        let began = Instant::now();
+        seed = seed.wrapping_mul(1_103_515_245).wrapping_add(12345);
+        let moment = Duration::from_millis(u64::from(seed >> 16) % 4000);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::park_timeout(moment);
+                engine.kill();
+                engine.resume();
+            });
+            assert!(plane.apply_kept(20, version));
+        });
+        let all = engine.run(&["ps", "--all", "--quiet"]).lines().count();
+        let is_kept = said(&engine) == before;
+        if all != 20 || !is_kept {
+            wrong += 1;
+        }
+        println!(
+            "  killed after {moment:.1?}, converged {:.1?} after apply: {all} containers, volumes kept: {is_kept}",
+            began.elapsed()
+        );
+    }
+    println!(
+        "kill -9 of the engine during 5 rolling updates of 20 with volumes: {wrong} with another end (bar 0)"
+    );
+}
+
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("backend") {
+        return load::backend();
+    }
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
-    let scenes: [(&str, fn()); 5] =
-        [("twenty", twenty), ("swarm", swarm), ("memory", memory), ("bad", bad), ("killed", killed)];
+    let scenes: [(&str, fn()); 7] = [
+        ("twenty", twenty),
+        ("swarm", swarm),
+        ("memory", memory),
+        ("bad", bad),
+        ("killed", killed),
+        ("engine", engine_killed),
+        ("rolls", rolls),
+    ];
     for (name, scene) in scenes {
         if name.contains(&wanted) {
             scene();
