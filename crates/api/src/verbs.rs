@@ -11,10 +11,8 @@ use plimsoll_manifest::Document;
 use plimsoll_model::access::Verb;
 use plimsoll_model::app::MOST_COPIES;
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{
-    ComponentHash, ComponentName, Digest, ManagerName, ObjectName, PathHash, ProjectName,
-};
-use plimsoll_model::operations::{Operations, Power, Promotion};
+use plimsoll_model::id::{ComponentName, Digest, ManagerName, ObjectName, PathHash, ProjectName};
+use plimsoll_model::operations::{Operations, Power, Promotion, RolloutRef};
 use plimsoll_model::status::{Memory, Rollout};
 use plimsoll_model::{App, Object, ObjectKey};
 use plimsoll_server::{Applied, ApplyError, By, Caller, Change, Planned, Server, Terms};
@@ -249,13 +247,23 @@ fn promotions(
     all: bool,
 ) -> Result<BTreeMap<ComponentName, Promotion>, Problem> {
     let tried = rollouts(app, named).filter_map(|(name, _, rollout)| {
-        let of = u32::try_from(app.spec.components.get(name)?.update.stages().len()).ok()?;
-        let step = rollout.trial.as_ref().map(|trial| trial.step).filter(|step| *step < of)?;
-        Some((name.clone(), Promotion { revision: rollout.to, steps: if all { of } else { step + 1 } }))
+        let update = &app.spec.components.get(name)?.update;
+        let of = u32::try_from(update.stages().len()).ok()?;
+        let step = rollout.trial.as_ref().map_or(of, |trial| trial.step.min(of));
+        // At the end there is nothing to wait for but a gate.
+        let steps = match step {
+            _ if step < of && all => of,
+            _ if step < of || !update.gate.is_default() => step + 1,
+            _ => return None,
+        };
+        Some((name.clone(), Promotion { rollout: rollout.reference(), steps }))
     });
     let found: BTreeMap<_, _> = tried.collect();
     if found.is_empty() {
-        let message = format!("nothing is being tried of app {}: there is nothing to promote", app.meta.key);
+        let message = format!(
+            "no rollout of app {} waits for a step or a gate: there is nothing to promote",
+            app.meta.key
+        );
         return Err(Problem::refused(vec![json!({"message": message, "pointer": "/promote"})]));
     }
     Ok(found)
@@ -264,10 +272,11 @@ fn promotions(
 fn aborts(
     app: &Object<App>,
     named: &[ComponentName],
-) -> Result<BTreeMap<ComponentName, ComponentHash>, Problem> {
+) -> Result<BTreeMap<ComponentName, RolloutRef>, Problem> {
     let has_way_back = |memory: &Memory, to| memory.good.is_some_and(|good| good.component != to);
     let rolling = rollouts(app, named).filter(|(_, memory, rollout)| has_way_back(memory, rollout.to));
-    let found: BTreeMap<_, _> = rolling.map(|(name, _, rollout)| (name.clone(), rollout.to)).collect();
+    let found: BTreeMap<_, _> =
+        rolling.map(|(name, _, rollout)| (name.clone(), rollout.reference())).collect();
     if found.is_empty() {
         let message = format!(
             "nothing is being rolled out of app {} that has something to go back to: there is nothing to abort",

@@ -189,7 +189,7 @@ pub(crate) fn text_of(name: &ObjectName, path: &Path) -> String {
 /// What a table is about: shares of traffic, where it divides any.
 fn published(action: &Action) -> String {
     let Action::Publish { table } = action else { return "addresses and routes".to_owned() };
-    let shares = table.services.iter().filter_map(|(name, service)| Some((name, service.split?.weight)));
+    let shares = table.services.iter().filter_map(|(name, service)| Some((name, service.split?.others)));
     let shares: Vec<String> = shares.map(|(name, weight)| format!("{name} {weight} %")).collect();
     if shares.is_empty() { "addresses and routes".to_owned() } else { shares.join(", ") }
 }

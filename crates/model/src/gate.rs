@@ -89,7 +89,6 @@ impl Query {
         let bound = |bound: &Option<serde_json::Number>| bound.as_ref().and_then(serde_json::Number::as_f64);
         let above = bound(&self.most).filter(|most| number > *most).map(|most| format!("more than {most}"));
         let below = || bound(&self.least).filter(|it| number < *it).map(|it| format!("less than {it}"));
-        // What is not a number, such as a share of nothing, is within no bounds.
         above.or_else(below).map(|how| format!("{number} is {how}"))
     }
 }

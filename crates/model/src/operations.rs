@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::AppSpec;
-use crate::id::{CommitId, ComponentHash, ComponentName, ObjectName};
+use crate::id::{CommitId, ComponentHash, ComponentName, ObjectName, PlanNo};
 use crate::image::ImageRef;
 use crate::object::Timestamp;
 
@@ -34,22 +34,31 @@ pub struct Operations {
     /// `rollout promote`: steps of a rollout that a person has ended, by component.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub promotions: BTreeMap<ComponentName, Promotion>,
-    /// `rollout abort`: the component revisions that a person does not want, by component. They are rejected when they are being
-    /// rolled out.
+    /// `rollout abort`: rollouts that a person does not want, by component. What they lead to is rejected.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub aborts: BTreeMap<ComponentName, ComponentHash>,
+    pub aborts: BTreeMap<ComponentName, RolloutRef>,
     /// `ci deploy`: the bytes that a component's image stands for, by component.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deploys: BTreeMap<ComponentName, Deploy>,
+}
+
+/// One rollout of a component: what is said of it is not said of the next one to the same revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RolloutRef {
+    /// The component revision that it leads to.
+    pub revision: ComponentHash,
+    /// The number of the App's plan when it began.
+    pub began: PlanNo,
 }
 
 /// Steps of a rollout that a person has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Promotion {
-    /// The component revision that is rolled out.
-    pub revision: ComponentHash,
-    /// So many steps, from the first one.
+    /// The rollout.
+    pub rollout: RolloutRef,
+    /// So many steps, from the first one; with one more than there are, its end as well, whatever the gate says.
     pub steps: u32,
 }
 

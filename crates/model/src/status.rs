@@ -9,6 +9,7 @@ use crate::id::{
     TargetName,
 };
 use crate::object::Timestamp;
+use crate::operations::RolloutRef;
 use crate::quantity::Span;
 use crate::wait::Wait;
 use crate::world::{Limit, NodeTime, ServiceIp};
@@ -93,6 +94,9 @@ pub struct Rollout {
     pub clock: Clock,
     /// Set once the gate failed and nothing can or may be rolled back.
     pub failed: Option<String>,
+    /// The number of the App's plan when it began.
+    #[serde(default)]
+    pub began: PlanNo,
     /// Where it stands, while new copies are tried beside all old ones and until all are replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
@@ -106,6 +110,23 @@ pub struct Trial {
     pub step: u32,
     /// Time for which all new copies of the step have been in place.
     pub clock: Clock,
+    /// Time for which copies of a third revision have served in the place of old ones that do not.
+    #[serde(default = "Clock::zero", skip_serializing_if = "Clock::is_zero")]
+    pub stuck: Clock,
+}
+
+impl Trial {
+    /// The beginning of a step.
+    pub fn at(step: u32) -> Self {
+        Self { step, clock: Clock::ZERO, stuck: Clock::ZERO }
+    }
+}
+
+impl Rollout {
+    /// Which one it is.
+    pub fn reference(&self) -> RolloutRef {
+        RolloutRef { revision: self.to, began: self.began }
+    }
 }
 
 /// A stopwatch on the node's own clock. It stands while something else is to blame.
@@ -129,6 +150,14 @@ pub enum Clock {
 impl Clock {
     /// A stopwatch at zero that does not run.
     pub const ZERO: Self = Self::Stopped { spent: Span::ZERO };
+
+    fn zero() -> Self {
+        Self::ZERO
+    }
+
+    fn is_zero(&self) -> bool {
+        *self == Self::ZERO
+    }
 
     /// Lets it run, or stand, from `now` on. One that runs goes on as it is, unless the node was started anew.
     pub fn run(&mut self, runs: bool, now: Option<&NodeTime>) {

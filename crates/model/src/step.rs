@@ -436,14 +436,14 @@ pub struct Service {
     pub split: Option<Split>,
 }
 
-/// How traffic is divided between the copies of one revision and all others.
+/// How traffic is divided between the copies of a good revision and all others, which are tried or taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Split {
-    /// The revision.
-    pub revision: ComponentHash,
-    /// Percent that its copies get. Where one side has none, the other gets all; but 0 is none at all.
-    pub weight: u8,
+    /// The good revision. Its copies get what the others cannot take.
+    pub good: ComponentHash,
+    /// Percent that all others get together. They get more where no copy of the good one is left; but 0 is none at all.
+    pub others: u8,
 }
 
 /// One route.

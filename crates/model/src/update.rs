@@ -194,16 +194,18 @@ impl Update {
         }
     }
 
-    /// New copies that run in a step, of so many in the end.
-    pub fn tried(&self, stage: &Stage, budget: &Budget) -> u32 {
+    /// New copies that a step's share of the traffic is worth.
+    pub fn worth(&self, stage: &Stage, replicas: u32) -> u32 {
         let share = match self.strategy {
-            Strategy::BlueGreen => budget.replicas,
-            _ => (u64::from(budget.replicas) * u64::from(stage.weight))
-                .div_ceil(100)
-                .try_into()
-                .unwrap_or(u32::MAX),
+            Strategy::BlueGreen => replicas,
+            _ => (u64::from(replicas) * u64::from(stage.weight)).div_ceil(100).try_into().unwrap_or(replicas),
         };
-        share.max(1).min(budget.surge).min(budget.replicas)
+        share.clamp(1, replicas.max(1))
+    }
+
+    /// New copies that run in a step: as many as its share is worth, as far as there is room beside all old ones.
+    pub fn tried(&self, stage: &Stage, budget: &Budget) -> u32 {
+        self.worth(stage, budget.replicas).min(budget.surge)
     }
 
     /// Soak after the default.

@@ -212,7 +212,7 @@ pub enum Reason {
         /// What was rejected.
         revision: ComponentHash,
     },
-    /// A rollout failed and there is nothing to go back to.
+    /// A rollout failed, and there is nothing to go back to or that is not wanted.
     GateFailed {
         /// The verdict.
         verdict: String,
@@ -292,7 +292,8 @@ impl Reason {
         }
     }
 
-    /// True when nothing but a person's act can end it, so that waiting longer is pointless.
+    /// True when nothing but a person's act can end it, so that waiting longer is pointless; but for what a person has asked
+    /// to wait for.
     pub fn is_stall(&self) -> bool {
         self.owner() == Owner::Person && !matches!(self, Self::Paused | Self::Trying { .. })
     }
@@ -454,7 +455,7 @@ impl fmt::Display for Reason {
             }
             Self::Rejected { revision, .. } => write!(f, "revision {} was rejected", revision.short()),
             Self::GateFailed { verdict } => {
-                write!(f, "the rollout failed ({verdict}) and nothing older was good")
+                write!(f, "the rollout failed: {verdict}")
             }
             Self::Paused => f.write_str("a person paused the rollout"),
             Self::OnHold => f.write_str("everything was restored from a backup and is on hold"),

@@ -22,6 +22,17 @@ pub(crate) enum Reading {
     Broken(String),
 }
 
+impl Reading {
+    /// What is broken, and why nothing can be decided.
+    pub(crate) fn said(self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::Fine => (None, None),
+            Self::Undecided(why) => (None, Some(why)),
+            Self::Broken(how) => (Some(how), None),
+        }
+    }
+}
+
 /// What was answered to the questions of gates.
 pub(crate) type Answers = BTreeMap<Ask, AnswerView>;
 

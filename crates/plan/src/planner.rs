@@ -10,7 +10,7 @@ use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::{ComponentRevision, Evidence, RejectionRecord};
-use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected, StageStatus};
+use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected, Rollout, StageStatus};
 use plimsoll_model::step::{Action, Cause, Deviation, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
@@ -199,8 +199,13 @@ impl<'a> Planner<'a> {
         }
         let splits = judged.iter().filter_map(|Judged { subject, .. }| {
             let memory = self.memory.get(subject.name)?;
-            (!subject.undivided).then_some(())?;
-            Some((subject.name.clone(), trial::split(memory, &subject.survey, &self.gate(subject, memory)?)?))
+            let split = match self.gate(subject, memory) {
+                _ if subject.undivided => None,
+                Some(gate) if gate.replicas > 0 => trial::split(memory, &subject.survey, &gate),
+                // Where nothing can be decided, or all copies go, it stays as it is.
+                _ => self.router().and_then(|router| router.table.services.get(subject.name)?.split),
+            };
+            Some((subject.name.clone(), split?))
         });
         let splits = splits.collect();
         let left = |name: &&ComponentName| !input.spec.components.contains_key(*name);
@@ -349,6 +354,10 @@ impl<'a> Planner<'a> {
         let no = self.input.status.plan.map(|plan| plan.no).unwrap_or_default();
         let identity = plimsoll_model::id::Digest::of_json(&self.input.uid).short();
         let id = format!("{}.{}.{}.{no}", self.input.key.name, &identity[..6], subject.name);
+        // What is aborted before anything was planned for it has the number of another one.
+        let taken = |id: &str| self.input.status.rejected.keys().any(|name| name.as_str() == id);
+        let mut ids = std::iter::once(id.clone()).chain((2..).map(|more| format!("{id}-{more}")));
+        let id = ids.find(|id| !taken(id)).expect("numbers do not end");
         let record = RejectionRecord {
             app: self.input.uid.clone(),
             component: subject.name.clone(),
@@ -367,7 +376,9 @@ impl<'a> Planner<'a> {
         let operations = &self.input.operations;
         let has_way_back =
             goal.hash == goal.declared && memory.good.is_some_and(|good| good.component != goal.hash);
-        let promoted = operations.promotions.get(subject.name).filter(|it| it.revision == goal.hash);
+        let rollout = memory.rollout.as_ref().map(Rollout::reference);
+        let promoted = operations.promotions.get(subject.name).filter(|it| Some(it.rollout) == rollout);
+        let aborted = operations.aborts.get(subject.name).is_some_and(|it| Some(*it) == rollout);
         Some(Gate {
             wanted: Wanted {
                 target: &self.input.context.target,
@@ -385,24 +396,27 @@ impl<'a> Planner<'a> {
                 || operations.paused
                 || self.input.context.cycle.is_some()
                 || subject.survey.blind,
+            plan: self.input.status.plan.map(|plan| plan.no).unwrap_or_default(),
             promoted: promoted.map_or(0, |it| it.steps),
             judge: match has_way_back {
                 true if self.input.hopeful => Judge::Hope,
-                true => Judge::Evidence {
-                    answers: &self.input.context.answers,
-                    aborted: operations.aborts.get(subject.name) == Some(&goal.declared),
-                },
+                true => Judge::Evidence { answers: &self.input.context.answers, aborted },
                 false => Judge::Nobody,
             },
         })
     }
 
     fn advance(&self, memory: &mut Memory, subject: &Subject<'a>) -> Verdict {
-        if let Some(gate) = self.gate(subject, memory) {
-            rollout::advance(memory, &subject.survey, &gate)
-        } else {
-            memory.rollout = None;
-            Verdict::Idle
+        match self.gate(subject, memory) {
+            Some(gate) => rollout::advance(memory, &subject.survey, &gate),
+            // Nobody knows what is to run: what was under way stays as it is.
+            None if subject.declared.is_some() && !self.off() => {
+                rollout::stand_still(memory, &subject.survey)
+            }
+            None => {
+                memory.rollout = None;
+                Verdict::Idle
+            }
         }
     }
 
@@ -473,7 +487,11 @@ impl<'a> Planner<'a> {
         }
         let stages = declared.update.stages();
         let stage = memory.rollout.as_ref().and_then(|it| trial::stage(it.trial.as_ref()?, stages));
-        if let (Some(status), Some(stage)) = (trial::status(memory, stages), stage) {
+        let is_held_up = subject.undivided
+            || self.input.operations.paused
+            || subject.rolling_first.is_some()
+            || !subject.unready.is_empty();
+        if let (Some(status), Some(stage), false) = (trial::status(memory, stages), stage, is_held_up) {
             let StageStatus { step, of, weight, hold } = status;
             let soak = stage.soak.unwrap_or(declared.update.soak());
             let limit = if hold { PAUSE_DEADLINE } else { soak.plus(deadline) };

@@ -16,7 +16,7 @@
 //! clock, stands while a provider, a node, the router or a disk is to blame, and starts again at zero with
 //! every further copy that becomes ready.
 
-use plimsoll_model::id::{ComponentHash, RevisionNo};
+use plimsoll_model::id::{ComponentHash, PlanNo, RevisionNo};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::Evidence;
 use plimsoll_model::status::{Clock, Good, Memory, Rollout};
@@ -39,7 +39,9 @@ pub(crate) struct Gate<'a> {
     pub(crate) update: &'a Update,
     /// Something outside of the component is to blame for whatever it does now.
     pub(crate) excused: bool,
-    /// Steps that a person has ended.
+    /// The number of the App's plan.
+    pub(crate) plan: PlanNo,
+    /// Steps that a person has ended of the rollout that is under way.
     pub(crate) promoted: u32,
     pub(crate) judge: Judge<'a>,
 }
@@ -55,7 +57,7 @@ pub(crate) enum Judge<'a> {
     Evidence {
         /// What was answered to the gate's questions.
         answers: &'a Answers,
-        /// A person does not want it.
+        /// A person does not want the rollout that is under way.
         aborted: bool,
     },
 }
@@ -75,6 +77,11 @@ impl<'a> Gate<'a> {
             }
             _ => Reading::Fine,
         }
+    }
+
+    /// Whether anything is measured.
+    fn measures(&self) -> bool {
+        matches!(self.judge, Judge::Evidence { .. }) && !self.update.gate.is_default()
     }
 
     fn is_aborted(&self) -> bool {
@@ -98,6 +105,10 @@ pub(crate) enum Verdict {
 
 /// Carries the memory of a component's rollout forward by one look.
 pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>) -> Verdict {
+    if gate.is_aborted() {
+        memory.rollout = None;
+        return Verdict::Reject(evidence("a person aborted the rollout".to_owned(), survey));
+    }
     let Some(bindings) = gate.wanted.bindings else { return stand_still(memory, survey) };
     if gate.replicas == 0 {
         memory.rollout = None;
@@ -109,21 +120,28 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         return Verdict::Idle;
     }
     let same = |it: &Rollout| it.to == gate.wanted.revision && it.bindings == bindings;
-    let mut rollout = under_way.filter(same).unwrap_or_else(|| Rollout {
+    let goes_on = under_way.as_ref().is_some_and(same);
+    if survey.blind && !gate.stages().is_empty() && !goes_on {
+        // Whether there is something to try beside cannot be seen now.
+        memory.rollout = under_way;
+        return stand_still(memory, survey);
+    }
+    let begun = || Rollout {
         to: gate.wanted.revision,
         bindings,
         best: 0,
         clock: Clock::ZERO,
         failed: None,
+        began: gate.plan,
         trial: trial::begin(memory.good, survey, gate),
-    });
-
+    };
+    let mut rollout = under_way.filter(same).unwrap_or_else(begun);
     let ready = count(survey.fresh().filter(|copy| copy.instance.is_ready()));
     if ready > rollout.best {
         rollout.best = ready;
         rollout.clock = Clock::ZERO;
     }
-    rollout.trial = rollout.trial.filter(|_| !trial::is_pointless(memory.good, survey, gate));
+    let stuck = trial::keep(&mut rollout.trial, memory.good, survey, gate);
     if rollout.trial.as_ref().is_some_and(|trial| trial.step < gate.promoted) && rollout.failed.is_some() {
         // A person has seen what failed, and goes on.
         (rollout.failed, rollout.clock) = (None, Clock::ZERO);
@@ -131,56 +149,61 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
     let halted = rollout.failed.is_some();
     let watched = rollout.trial.as_mut().and_then(|trial| trial::advance(trial, survey, gate, halted));
     let is_trial = watched.is_some();
-    let Watched { left: soak, reading } = watched.unwrap_or_else(|| soaking(survey, gate));
+    let Watched { left: soak, is_steady, reading } = watched.unwrap_or_else(|| soaking(survey, gate));
+    if is_steady {
+        // What was unready for a moment some days ago is forgiven.
+        rollout.clock = Clock::ZERO;
+    }
     if soak == Some(Span::ZERO) && reading == Reading::Fine && !is_trial {
         memory.good = Some(Good { component: gate.wanted.revision, revision: gate.source });
         return Verdict::Idle;
     }
     let limit = tick(&mut rollout.clock, survey, gate, is_trial);
-    let clock_look = match &rollout.clock {
-        Clock::Running { .. } => Some(limit.minus(rollout.clock.reading(survey.now))),
-        Clock::Stopped { .. } => None,
-    };
-    let (broken, undecided) = match reading {
-        Reading::Fine => (None, None),
-        Reading::Undecided(why) => (None, Some(why)),
-        Reading::Broken(how) => (Some(how), None),
-    };
-    let aborted = gate.is_aborted().then(|| "a person aborted the rollout".to_owned());
+    let (broken, undecided) = reading.said();
     let own_fault = || broken.or_else(|| own_fault(&rollout.clock, limit, survey));
-    let verdict = aborted.or_else(|| if gate.excused { None } else { own_fault() });
+    let verdict = if gate.excused { None } else { own_fault() };
     if let (Some(verdict), None) = (verdict, &rollout.failed) {
         let rollback_to = memory.good.filter(|good| good.component != gate.wanted.revision);
         let may_reject = gate.declared == gate.wanted.revision && rollback_to.is_some();
-        if may_reject && (gate.update.on_failure == OnFailure::Rollback || gate.is_aborted()) {
+        if may_reject && gate.update.on_failure == OnFailure::Rollback {
             return Verdict::Reject(evidence(verdict, survey));
         }
         rollout.failed = Some(verdict);
     }
-    let look = match (&rollout.failed, clock_look, soak) {
-        (None, Some(clock), Some(soak)) => Some(clock.min(soak)),
-        (None, clock, soak) => clock.or(soak),
-        (Some(_), _, soak) => soak,
-    };
-    let is_watched = is_trial || soak.is_some();
-    let is_measured = matches!(gate.judge, Judge::Evidence { .. }) && !gate.update.gate.is_default();
-    let gate_look = (is_watched && is_measured).then_some(MEASURED_EVERY);
+    let is_measured = (is_trial || soak.is_some()) && gate.measures();
+    let look = next_look(&rollout, limit.minus(rollout.clock.reading(survey.now)), soak, is_measured);
     memory.rollout = Some(rollout);
-    // What waits for its gate only is looked at when that may have changed.
-    let look = look.filter(|look| *look > Span::ZERO || gate_look.is_none());
-    let look = look.into_iter().chain(gate_look).min();
+    let look = look.into_iter().chain(stuck).min();
     Verdict::Rolling { look, soaking: soak.is_some() && !is_trial, undecided }
 }
 
-/// How the end of a rollout goes, once all copies are new.
-fn soaking(survey: &Survey<'_>, gate: &Gate<'_>) -> Watched {
-    let left = soak_left(survey, gate);
-    let watch = left.map(|left| Watch { since: gate.update.soak().minus(left), has_traffic: true });
-    Watched { left, reading: watch.map_or(Reading::Fine, |watch| gate.measure(survey, watch)) }
+/// When to look again at the latest: the deadline is over, the soak time is, or something else may be measured.
+fn next_look(rollout: &Rollout, limit: Span, soak: Option<Span>, is_measured: bool) -> Option<Span> {
+    let runs = matches!(rollout.clock, Clock::Running { .. }) && rollout.failed.is_none();
+    let clock = runs.then_some(limit);
+    let gate = is_measured.then_some(MEASURED_EVERY);
+    // What waits for its gate only is looked at when that may have changed.
+    let due = clock.into_iter().chain(soak).min().filter(|look| *look > Span::ZERO || gate.is_none());
+    due.into_iter().chain(gate).min()
 }
 
-/// Without bindings nothing can be said of the rollout; its clock stands.
-fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
+/// How the end of a rollout goes, once all copies are new. A person may end it too, whatever is measured.
+fn soaking(survey: &Survey<'_>, gate: &Gate<'_>) -> Watched {
+    let is_ended = gate.promoted > count(gate.stages().iter());
+    if gate.measures() && gate.excused && !is_ended {
+        return Watched { left: None, is_steady: false, reading: Reading::Fine };
+    }
+    let since = youngest(survey, gate);
+    let watch = since.filter(|_| !is_ended).map(|since| Watch { since, has_traffic: true });
+    Watched {
+        left: since.map(|since| gate.update.soak().minus(since)),
+        is_steady: false,
+        reading: watch.map_or(Reading::Fine, |watch| gate.measure(survey, watch)),
+    }
+}
+
+/// Where something is missing nothing can be said of the rollout; its clock stands.
+pub(crate) fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
     match &mut memory.rollout {
         None => Verdict::Idle,
         Some(rollout) => {
@@ -190,14 +213,13 @@ fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
     }
 }
 
-/// Time until every copy has been ready for the soak time; `None` while one is missing, unready or old.
-fn soak_left(survey: &Survey<'_>, gate: &Gate<'_>) -> Option<Span> {
+/// Time for which every copy has been ready; `None` while one is missing, unready or old.
+fn youngest(survey: &Survey<'_>, gate: &Gate<'_>) -> Option<Span> {
     let in_place = |copy: &&Copy<'_>| copy.slot().0 < gate.replicas && survey.is_available(copy);
     let ready: Vec<Span> =
         survey.fresh().filter(in_place).filter_map(|copy| copy.instance.ready_for()).collect();
     let complete = count(ready.iter()) >= gate.replicas && !survey.has_live_stale() && !survey.blind;
-    let youngest = ready.into_iter().min()?;
-    complete.then(|| gate.update.soak().minus(youngest))
+    ready.into_iter().min().filter(|_| complete)
 }
 
 /// Starts or stops the clock and returns the reading at which the gate fails.

@@ -58,7 +58,7 @@ pub(crate) fn table(
     // still be using it.
     for name in leaving {
         if let Some(service) = present.and_then(|router| router.table.services.get(name)) {
-            table.services.insert(name.clone(), Service { split: None, ..service.clone() });
+            table.services.insert(name.clone(), service.clone());
         }
     }
     (table, waits)

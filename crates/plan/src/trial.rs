@@ -9,7 +9,6 @@
 //! over once its copies have been in place for its soak time, its gate says nothing against them, and, where it holds, a
 //! person lets it go on.
 
-use plimsoll_model::id::ComponentHash;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::status::{Clock, Good, Memory, StageStatus, Trial};
 use plimsoll_model::step::Split;
@@ -17,33 +16,64 @@ use plimsoll_model::update::Stage;
 
 use crate::measure::{Reading, Watch};
 use crate::rollout::{Gate, Judge};
-use crate::survey::{Survey, Traffic, count};
+use crate::survey::{Copy, Survey, Traffic, count};
 
 /// How the step that is under way goes.
 pub(crate) struct Watched {
     /// Time until its soak time is over; `None` while a copy is missing, or for as long as a person wants.
     pub(crate) left: Option<Span>,
+    /// All copies serve, and its soak time is over, whatever it still waits for.
+    pub(crate) is_steady: bool,
     pub(crate) reading: Reading,
+}
+
+/// The copies of what was good.
+fn old<'s, 'a>(good: Good, survey: &'s Survey<'a>) -> impl Iterator<Item = &'s Copy<'a>> {
+    survey.copies.iter().filter(move |it| it.instance.revision == good.component)
 }
 
 /// A trial, if the rollout that begins is one: what was good runs beside it.
 pub(crate) fn begin(good: Option<Good>, survey: &Survey<'_>, gate: &Gate<'_>) -> Option<Trial> {
     let good = good.filter(|good| good.component != gate.wanted.revision)?;
-    let mut old = survey.copies.iter().filter(|it| it.is_live() && it.instance.revision == good.component);
     let is_one = !gate.stages().is_empty() && gate.declared == gate.wanted.revision;
-    // Two targets have two routers: neither could divide the traffic.
-    let is_here = old.clone().all(|it| it.target == gate.wanted.target);
-    (is_one && is_here && old.next().is_some()).then_some(Trial { step: 0, clock: Clock::ZERO })
+    let has_old = old(good, survey).any(Copy::is_live);
+    (is_one && is_here(good, survey, gate) && has_old).then(|| Trial::at(0))
 }
 
-/// Whether there is nothing to try beside: copies of a third revision serve in the place of old ones, and would neither go
-/// nor make room.
-pub(crate) fn is_pointless(good: Option<Good>, survey: &Survey<'_>, gate: &Gate<'_>) -> bool {
-    let is_old = |revision: ComponentHash| good.is_some_and(|good| good.component == revision);
-    let old = survey.copies.iter().filter(|it| is_old(it.instance.revision) && survey.is_available(it));
-    let is_third = |revision| !is_old(revision) && revision != gate.wanted.revision;
+/// Two targets have two routers: neither could divide the traffic.
+fn is_here(good: Good, survey: &Survey<'_>, gate: &Gate<'_>) -> bool {
+    old(good, survey).all(|it| !it.is_live() || it.target == gate.wanted.target)
+}
+
+/// Ends a trial that there is nothing to try beside for any more: the old copies are elsewhere; or they do not serve, and
+/// those of a third revision, which do, neither may go nor make room. What that lasts is counted, for old copies come back.
+/// Returns when to look again because of that.
+pub(crate) fn keep(
+    trial: &mut Option<Trial>,
+    good: Option<Good>,
+    survey: &Survey<'_>,
+    gate: &Gate<'_>,
+) -> Option<Span> {
+    let (Some(current), Some(good), false) = (trial.as_mut(), good, survey.blind) else { return None };
+    if !is_here(good, survey, gate) {
+        *trial = None;
+        return None;
+    }
+    let is_third = |revision| revision != good.component && revision != gate.wanted.revision;
     let has_third = survey.copies.iter().any(|it| it.is_live() && is_third(it.instance.revision));
-    has_third && count(old) < gate.budget.replicas.saturating_sub(gate.budget.unavailable)
+    let serving = count(old(good, survey).filter(|it| survey.is_available(it)));
+    let floor = gate.budget.replicas.saturating_sub(gate.budget.unavailable);
+    if !has_third || serving >= floor {
+        current.stuck = Clock::ZERO;
+        return None;
+    }
+    current.stuck.run(true, survey.now);
+    let left = gate.update.deadline().minus(current.stuck.reading(survey.now));
+    if left == Span::ZERO {
+        *trial = None;
+        return None;
+    }
+    Some(left)
 }
 
 /// The step that is under way; `None` once all are over.
@@ -70,9 +100,10 @@ pub(crate) fn advance(
         let holds = stage.hold && !matches!(gate.judge, Judge::Hope);
         let is_over = left == Some(Span::ZERO) && reading == Reading::Fine && !holds;
         if !is_over && trial.step >= gate.promoted {
-            return Some(Watched { left: left.filter(|_| !holds), reading });
+            let is_steady = left == Some(Span::ZERO);
+            return Some(Watched { left: left.filter(|_| !holds), is_steady, reading });
         }
-        *trial = Trial { step: trial.step + 1, clock: Clock::ZERO };
+        *trial = Trial::at(trial.step + 1);
     }
 }
 
@@ -83,29 +114,31 @@ fn is_complete(survey: &Survey<'_>, gate: &Gate<'_>, stage: &Stage) -> bool {
     !survey.blind && count(serving) >= wanted
 }
 
-/// How the traffic is divided between the new copies and the old ones. What new copies get follows how many of them
-/// serve, and never falls while the old ones are replaced.
+/// How the traffic is divided between copies of the good revision and all others; `None` where nobody is tried or taken back.
+/// What others get in a step follows how many of the step's copies serve; after the steps, and on the way back, it is at least
+/// what the good ones cannot take.
 pub(crate) fn split(memory: &Memory, survey: &Survey<'_>, gate: &Gate<'_>) -> Option<Split> {
-    let stages = gate.stages();
+    let (good, stages) = (memory.good?, gate.stages());
     let last = stages.last().filter(|_| survey.routed)?;
     let serving = count(survey.fresh().filter(|copy| survey.is_available(copy)));
-    let trial = memory.rollout.as_ref().and_then(|rollout| rollout.trial.as_ref());
-    let Some(trial) = trial else { return back(memory, survey, gate, serving) };
-    let weight = match stage(trial, stages) {
-        Some(stage) => share(stage.weight, serving, gate.update.tried(stage, &gate.budget)),
-        None => share(last.weight, serving, 1).max(share(100, serving, gate.replicas)),
+    let beyond =
+        100 - share(100, count(old(good, survey).filter(|it| survey.is_available(it))), gate.replicas);
+    let worth = |stage: &Stage| share(stage.weight, serving, gate.update.worth(stage, gate.replicas));
+    let others = match memory.rollout.as_ref().map(|rollout| (rollout, &rollout.trial)) {
+        Some((_, Some(trial))) => match stage(trial, stages) {
+            Some(stage) => worth(stage),
+            None => worth(last).max(beyond).max(share(100, serving, gate.replicas)),
+        },
+        // It was begun where there was nothing to try beside.
+        Some((rollout, None)) if rollout.to != good.component => return None,
+        _ => {
+            let is_other =
+                |it: &&Copy<'_>| it.traffic == Traffic::Active && it.instance.revision != good.component;
+            survey.copies.iter().find(is_other)?;
+            beyond
+        }
     };
-    Some(Split { revision: gate.wanted.revision, weight })
-}
-
-/// On the way back, what was tried gets only what the good copies cannot take.
-fn back(memory: &Memory, survey: &Survey<'_>, gate: &Gate<'_>, serving: u32) -> Option<Split> {
-    memory.good.filter(|good| good.component == gate.wanted.revision)?;
-    let is_tried = |revision: ComponentHash| revision != gate.wanted.revision;
-    let mut tried =
-        survey.copies.iter().filter(|it| it.traffic == Traffic::Active && is_tried(it.instance.revision));
-    let revision = tried.next()?.instance.revision;
-    Some(Split { revision, weight: 100 - share(100, serving, gate.replicas) })
+    Some(Split { good: good.component, others })
 }
 
 /// So much of a weight as so many copies of so many are worth.

@@ -47,7 +47,7 @@ fn told(plan: &Plan) -> Vec<String> {
     let told = plan.steps.iter().filter_map(|step| match &step.action {
         Action::Publish { table } => {
             let split = table.services.values().find_map(|service| service.split);
-            Some(split.map_or_else(|| "no split".into(), |split| format!("{} %", split.weight)))
+            Some(split.map_or_else(|| "no split".into(), |split| format!("{} %", split.others)))
         }
         Action::Remove { .. } | Action::Expel { .. } | Action::Stop { .. } => None,
         action => Some(format!("{} {}", action.verb(), step.slot.unwrap().0)),
@@ -167,7 +167,7 @@ impl Driven {
     }
 
     fn split(&mut self) -> Option<u8> {
-        Some(self.router().table.services.values().next()?.split?.weight)
+        Some(self.router().table.services.values().next()?.split?.others)
     }
 
     fn active(&mut self) -> usize {
@@ -233,11 +233,11 @@ fn a_person_promotes_what_holds_or_aborts_it_for_good() {
         driven.run(Span::seconds(600));
         assert_eq!((driven.split(), driven.active()), (Some(50), 6));
         let web = "web".parse().unwrap();
-        let revision = driven.0.status.memory.get(&web).unwrap().rollout.as_ref().unwrap().to;
+        let rollout = driven.0.status.memory.get(&web).unwrap().rollout.as_ref().unwrap().reference();
         if promoted {
-            driven.0.operations.promotions.insert(web, Promotion { revision, steps: 1 });
+            driven.0.operations.promotions.insert(web, Promotion { rollout, steps: 1 });
         } else {
-            driven.0.operations.aborts.insert(web, revision);
+            driven.0.operations.aborts.insert(web, rollout);
         }
         let decision = driven.run(Span::seconds(60));
         assert_eq!((driven.split(), driven.active()), (None, 4));
@@ -285,4 +285,78 @@ fn a_router_that_cannot_divide_traffic_gets_no_trial() {
     driven.router().divides = true;
     driven.run(Span::seconds(600));
     assert_eq!(driven.0.status.components.values().next().unwrap().ready, 4);
+}
+
+#[test]
+fn what_is_rejected_or_taken_back_never_gets_traffic_on_its_way_out() {
+    let update: Value =
+        json!({"strategy": "blue-green", "soak": "1s", "steps": [{"weight": 0, "hold": true}]});
+    for aborted in [true, false] {
+        let mut driven = Driven(declared(&update));
+        driven.run(Span::seconds(60));
+        assert_eq!((driven.split(), driven.active()), (Some(0), 8));
+        let web: plimsoll_model::id::ComponentName = "web".parse().unwrap();
+        if aborted {
+            let rollout = driven.0.status.memory[&web].rollout.as_ref().unwrap().reference();
+            driven.0.operations.aborts.insert(web, rollout);
+        } else {
+            driven.0.spec = self::web("a", &update);
+            driven.0.generation = Generation(3);
+        }
+        for _ in 0..20 {
+            driven.decide();
+            let only_old = driven.active() == 4;
+            assert!(driven.split() == Some(0) || only_old, "{:?} of {}", driven.split(), driven.active());
+        }
+        assert_eq!((driven.split(), driven.active()), (None, 4));
+    }
+}
+
+#[test]
+fn an_abort_counts_where_a_rollout_was_halted_and_where_something_is_missing() {
+    let update: Value = json!({
+        "strategy": "canary", "soak": "10s", "onFailure": "halt", "steps": [{"weight": 50}], "gate": {"errors": "1%"},
+    });
+    let mut driven = Driven(declared(&update));
+    driven.run(Span::seconds(5));
+    driven.count("b", 100, 50);
+    let decision = driven.run(Span::seconds(60));
+    assert!(
+        decision.rejections.is_empty() && waits(&decision)[0].contains("100 of 200 requests failed"),
+        "{:?}",
+        waits(&decision)
+    );
+    assert_eq!((driven.split(), driven.active()), (Some(50), 6), "everything stays as it is");
+    let web = "web".parse().unwrap();
+    let rollout = driven.0.status.memory[&web].rollout.as_ref().unwrap().reference();
+    driven.0.operations.aborts.insert(web, rollout);
+    driven.run(Span::seconds(60));
+    assert_eq!((driven.split(), driven.active()), (None, 4));
+    assert_eq!(driven.0.status.rejected.len(), 1);
+}
+
+#[test]
+fn the_end_is_judged_too_unless_a_person_ends_it() {
+    let update: Value = json!({
+        "strategy": "canary", "soak": "1s", "steps": [{"weight": 50}], "gate": {"queries": [{"prometheus": "up", "least": 1}]},
+    });
+    let mut driven = Driven(declared(&update));
+    driven.run(Span::seconds(60));
+    let web: plimsoll_model::id::ComponentName = "web".parse().unwrap();
+    let rollout = driven.0.status.memory[&web].rollout.as_ref().unwrap().reference();
+    driven.0.operations.promotions.insert(web.clone(), Promotion { rollout, steps: 1 });
+    let decision = driven.run(Span::seconds(60));
+    assert_eq!(driven.active(), 4);
+    assert!(waits(&decision).iter().any(|it| it.contains("is being asked")), "{:?}", waits(&decision));
+    driven.0.operations.promotions.insert(web, Promotion { rollout, steps: 2 });
+    assert_eq!(driven.run(Span::seconds(60)).waits, []);
+}
+
+#[test]
+fn no_new_copy_gets_what_many_were_to_have() {
+    let update =
+        json!({"strategy": "canary", "soak": "1s", "surge": 1, "steps": [{"weight": 50, "hold": true}]});
+    let mut driven = Driven(declared(&update));
+    driven.run(Span::seconds(60));
+    assert_eq!((driven.split(), driven.active()), (Some(25), 5), "one of the two that its share is worth");
 }

@@ -35,7 +35,16 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
     };
     context.endpoints = endpoints(&app.spec, &others);
     context.cycle = cycle(app, &others);
-    for name in secrets(&app.spec, &context.endpoints) {
+    for number in known_revisions(app) {
+        let key = app.meta.key.sibling(revision_name(&app.meta, number));
+        if let Some(revision) = store.get::<AppRevisions>(&Scope::All, &key).await? {
+            context.revisions.insert(number, revision.spec);
+        }
+    }
+    // What was good may be made again, with what it needs.
+    let specs = context.revisions.values().map(|revision| &revision.declaration).chain([&app.spec]);
+    let secrets: BTreeSet<ObjectName> = specs.flat_map(|spec| secrets(spec, &context.endpoints)).collect();
+    for name in secrets {
         if let Some(secret) = store.get::<Secret>(&Scope::All, &app.meta.key.sibling(name.clone())).await? {
             let keys = secret.spec.data.keys().cloned().collect();
             context.secrets.insert(name, SecretView { version: secret.meta.generation, keys });
@@ -48,12 +57,6 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
                 let is_first = before.is_empty();
                 context.images.insert(sought, ImageView { digest, tag, since, is_first, problem });
             }
-        }
-    }
-    for number in known_revisions(app) {
-        let key = app.meta.key.sibling(revision_name(&app.meta, number));
-        if let Some(revision) = store.get::<AppRevisions>(&Scope::All, &key).await? {
-            context.revisions.insert(number, revision.spec);
         }
     }
     context.taken = taken(store, app, &context.target).await?;

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::{self, AccessLog, Line};
 use crate::certificates::{self, Certificates};
+use crate::load::Load;
 use crate::passing::{BrokenOff, LARGEST_REQUEST, Passing};
 use crate::state::{InFlight, State};
 use crate::upstream::{NoAnswer, Upstream};
@@ -212,7 +213,8 @@ impl Front {
         if request.body().size_hint().lower() > LARGEST_REQUEST {
             return Err(refused_body(&BrokenOff::TooLarge, StatusCode::PAYLOAD_TOO_LARGE));
         }
-        let (passed, sent) = (!request.body().is_end_stream()).then(|| watch::channel(())).unzip();
+        let (passed, sent) =
+            (!request.body().is_end_stream()).then(|| watch::channel(Instant::now())).unzip();
         let mut request = request.map(|body| Passing::from_client(body, passed));
         let give_up = Instant::now() + PATIENCE;
         let mut tried = Vec::new();
@@ -235,7 +237,8 @@ impl Front {
                 continue;
             };
             tried.push(in_flight.endpoint);
-            let (load, asked) = (in_flight.load.clone(), Instant::now());
+            let mut counted =
+                Counted { load: in_flight.load.clone(), since: Instant::now(), is_counted: false };
             line.member = Some(in_flight.endpoint.to_string());
             let answered = tokio::select! {
                 answered = self.upstream.send(in_flight.endpoint, request) => Ok(answered),
@@ -243,7 +246,10 @@ impl Front {
             };
             request = match answered {
                 Ok(Ok(response)) => {
-                    load.answered(asked.elapsed(), response.status().is_server_error());
+                    // A member's time begins when it has all of the request.
+                    let sent = sent.as_ref().map(|sent| *sent.borrow());
+                    counted.since = sent.map_or(counted.since, |sent| sent.max(counted.since));
+                    counted.answered(response.status().is_server_error());
                     let mut response = answer_of(response, in_flight, upgrade);
                     if let Some(hsts) = hsts {
                         tell(&mut response, hsts);
@@ -251,17 +257,16 @@ impl Front {
                     return Ok(response);
                 }
                 // It never saw the request: another one may have it, whatever the method.
-                Ok(Err(NoAnswer::NotSent(unsent))) => *unsent,
+                Ok(Err(NoAnswer::NotSent(unsent))) => {
+                    counted.is_counted = true;
+                    *unsent
+                }
                 Ok(Err(NoAnswer::Broken(error))) => {
-                    let refusal = broken(&error);
-                    // What the client broke off is not the member's failure.
-                    if refusal.status == StatusCode::BAD_GATEWAY {
-                        load.failed();
-                    }
-                    return Err(refusal);
+                    counted.broken(&error);
+                    return Err(broken(&error));
                 }
                 Err(()) => {
-                    load.failed();
+                    counted.failed();
                     let what = format!("the copy did not answer within {} s", ANSWER.as_secs());
                     return Err(Refusal { status: StatusCode::GATEWAY_TIMEOUT, what });
                 }
@@ -270,9 +275,45 @@ impl Front {
     }
 }
 
+/// A request at a member, until it is counted. One whose client gave up before there was an answer took at least so long.
+struct Counted {
+    load: Arc<Load>,
+    since: Instant,
+    is_counted: bool,
+}
+
+impl Counted {
+    fn answered(&mut self, is_failure: bool) {
+        self.load.answered(self.since.elapsed(), is_failure);
+        self.is_counted = true;
+    }
+
+    fn failed(&mut self) {
+        self.load.failed();
+        self.is_counted = true;
+    }
+
+    /// What the client broke off is not the member's failure.
+    fn broken(&mut self, error: &hyper::Error) {
+        if error.source().is_some_and(<dyn std::error::Error>::is::<BrokenOff>) {
+            self.is_counted = true;
+        } else {
+            self.failed();
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.load.answered(self.since.elapsed(), false);
+        }
+    }
+}
+
 /// Ends when a member has had its time to answer, which begins when it has all of the request; or when it takes nothing of
 /// the request's body any more.
-async fn late(sent: Option<watch::Receiver<()>>) {
+async fn late(sent: Option<watch::Receiver<Instant>>) {
     if let Some(mut sent) = sent {
         loop {
             match tokio::time::timeout(STALLED, sent.changed()).await {

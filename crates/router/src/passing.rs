@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::watch;
@@ -40,8 +40,8 @@ pub(crate) struct Passing {
     silent: Option<Pin<Box<Sleep>>>,
     /// Who is busy with it until its end.
     _member: Option<InFlight>,
-    /// Told of every piece, and dropped with the last one: whoever holds the other end learns how it goes.
-    passed: Option<watch::Sender<()>>,
+    /// Told of every piece when it passes, and dropped with the last one: whoever holds the other end learns how it goes.
+    passed: Option<watch::Sender<Instant>>,
 }
 
 impl Passing {
@@ -49,7 +49,7 @@ impl Passing {
         Self { inner: None, left: 0, silence: CLIENT_SILENCE, silent: None, _member: None, passed: None }
     }
 
-    pub(crate) fn from_client(body: Incoming, passed: Option<watch::Sender<()>>) -> Self {
+    pub(crate) fn from_client(body: Incoming, passed: Option<watch::Sender<Instant>>) -> Self {
         let inner = (!body.is_end_stream()).then_some(body);
         Self { inner, left: LARGEST_REQUEST, silence: CLIENT_SILENCE, silent: None, _member: None, passed }
     }
@@ -87,7 +87,7 @@ impl Body for Passing {
             return Poll::Ready(None);
         };
         if let Some(passed) = &this.passed {
-            passed.send_replace(());
+            passed.send_replace(Instant::now());
         }
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         match this.left.checked_sub(length) {

@@ -93,7 +93,7 @@ impl Group {
 #[derive(Debug)]
 pub(crate) struct Backend {
     members: Group,
-    /// Members of the revision that gets a share of its own.
+    /// Members that get a share of their own.
     apart: Group,
     /// That share in percent.
     weight: u8,
@@ -355,7 +355,9 @@ impl App {
     fn backend(&self, component: &ComponentName, split: Option<Split>, port: &PartName) -> Backend {
         let active =
             self.members.values().filter(|it| it.record.component == *component && !it.record.draining);
-        let is_apart = |it: &Member| split.is_some_and(|split| it.record.revision == Some(split.revision));
+        // What a router of an earlier version admitted was there before anything could be tried.
+        let is_apart =
+            |it: &Member| split.zip(it.record.revision).is_some_and(|(split, its)| its != split.good);
         let (apart, members): (Vec<_>, Vec<_>) = active.partition(|it| is_apart(it));
         let seats = |members: Vec<&Arc<Member>>| {
             let seats = members.into_iter();
@@ -363,7 +365,7 @@ impl App {
                 seats.filter_map(|it| Some((*it.record.endpoints.get(port)?, it.load.clone()))).collect(),
             )
         };
-        Backend::new(seats(members), seats(apart), split.map_or(0, |split| split.weight))
+        Backend::new(seats(members), seats(apart), split.map_or(0, |split| split.others))
     }
 }
 

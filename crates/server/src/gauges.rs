@@ -16,6 +16,7 @@ use plimsoll_plan::AnswerView;
 use plimsoll_reconcile::Gauges;
 use plimsoll_web::{Client, Connector};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 /// How long one answer may take, and how many bytes of it there may be.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -30,6 +31,10 @@ const GOOD_FOR: Duration = Duration::from_secs(30);
 /// How long a question is remembered that nobody has any more.
 const KEPT: Duration = Duration::from_mins(10);
 
+/// Questions under way at the same time, and questions that are remembered.
+const TOGETHER: usize = 16;
+const MOST: usize = 10_000;
+
 /// Characters of what Prometheus says against a question.
 const LONGEST_REASON: usize = 200;
 
@@ -38,6 +43,7 @@ pub(crate) struct Sources {
     client: Client<Connector, Full<Bytes>>,
     hints: Hints,
     known: Mutex<HashMap<Question, Known>>,
+    turns: Semaphore,
 }
 
 /// Whom to ask, and how to understand the answer.
@@ -70,7 +76,12 @@ impl Gauges for Asked {
         };
         let mut known = self.0.lock();
         let now = Instant::now();
-        known.retain(|_, it| it.wanted.is_none_or(|wanted| now.duration_since(wanted) < KEPT));
+        if known.len() >= MOST && !known.contains_key(&question) {
+            known.retain(|_, it| it.wanted.is_none_or(|wanted| now.duration_since(wanted) < KEPT));
+            if known.len() >= MOST {
+                return Some(AnswerView { answer: Err("too much is asked already".into()), age: Span::ZERO });
+            }
+        }
         let entry = known.entry(question.clone()).or_default();
         entry.wanted = Some(now);
         entry.apps.insert(app.clone());
@@ -86,8 +97,10 @@ impl Gauges for Asked {
 }
 
 async fn find_out(sources: Arc<Sources>, question: Question) {
+    let turn = sources.turns.acquire().await;
     let asked = Instant::now();
     let answer = sources.ask(&question).await;
+    drop(turn);
     let mut known = sources.lock();
     let Some(entry) = known.get_mut(&question) else { return };
     let is_new = entry.answer.as_ref() != Some(&answer);
@@ -127,23 +140,29 @@ impl Question {
 }
 
 /// Whether an address is one of another or below it: scheme and host are the same, the path begins with the same segments
-/// and does not go up again.
+/// and has nothing in it that some server might take for the way up again.
 fn is_below(address: &str, allowed: &str) -> bool {
     let (Ok(address), Ok(allowed)) = (address.parse::<Uri>(), allowed.parse::<Uri>()) else { return false };
     let prefix = allowed.path().trim_end_matches('/');
     let rest = address.path().strip_prefix(prefix);
-    // Some servers decode what is escaped before they go up.
-    let decoded = address.path().to_ascii_lowercase().replace("%2e", ".");
+    let is_plain = |rest: &str| {
+        !rest.contains(['%', ';', '\\'])
+            && !rest.split('/').any(|segment| segment.trim_matches('.').is_empty() && segment.len() > 1)
+    };
     address.scheme() == allowed.scheme()
         && address.authority().is_some()
         && address.authority() == allowed.authority()
-        && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        && !decoded.split(['/', '\\']).any(|segment| segment == "..")
+        && rest.is_some_and(|rest| (rest.is_empty() || rest.starts_with('/')) && is_plain(rest))
 }
 
 impl Sources {
     pub(crate) fn new(hints: Hints) -> Self {
-        Self { client: plimsoll_web::client(), hints, known: Mutex::default() }
+        Self {
+            client: plimsoll_web::client(),
+            hints,
+            known: Mutex::default(),
+            turns: Semaphore::new(TOGETHER),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Question, Known>> {
@@ -223,6 +242,8 @@ mod tests {
             "http://user@127.0.0.1:9000/gate",
             "http://127.0.0.1:9000/gate/../admin",
             "http://127.0.0.1:9000/gate/%2e%2E/admin",
+            "http://127.0.0.1:9000/gate/..%2fadmin",
+            "http://127.0.0.1:9000/gate/..;/admin",
             "/gate",
         ];
         for other in others {

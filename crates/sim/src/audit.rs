@@ -54,6 +54,7 @@ impl Audit {
             self.rejected(&plan, &declared, &mut findings);
             if let Some(Observed { value, .. }) = app.status.as_deref().map(parse::<Observed<AppStatus>>) {
                 self.tried(&plan, &value, &declared, seen, &mut findings);
+                self.divided(&plan, &value, &declared, seen, &mut findings);
             }
             steps(&plan, &declared, seen, &mut findings);
         }
@@ -88,6 +89,48 @@ impl Audit {
             });
             if let Some((id, _)) = standing {
                 findings.push(format!("plan {} of {} starts what {id} rejects", plan.no, plan.key));
+            }
+        }
+    }
+
+    /// What is tried, or was rejected, never gets traffic as if it were good: a table that is published beside copies of it
+    /// divides the traffic, and calls good what is.
+    fn divided(
+        &self,
+        plan: &Plan,
+        status: &AppStatus,
+        declared: &Declared,
+        seen: &Seen,
+        findings: &mut Vec<String>,
+    ) {
+        for (name, component) in &declared.spec.components {
+            let Some(good) = self.goods.get(&(declared.uid.clone(), name.clone())) else { continue };
+            let rollout = status.memory.get(name).and_then(|memory| memory.rollout.as_ref());
+            let is_plain = rollout.is_some_and(|it| it.trial.is_none() && it.to != *good);
+            let off = declared.deleting || declared.operations.power == Power::Off;
+            if component.update.stages().is_empty() || is_plain || off {
+                continue;
+            }
+            for step in &plan.steps {
+                let Action::Publish { table } = &step.action else { continue };
+                let split = table.services.get(name).and_then(|service| service.split);
+                let scope = |of: fn(_) -> Scope| view(seen, &of(step.target.clone()), &plan.app);
+                let (Some(Sighting::Node(node)), Some(Sighting::Router(router))) =
+                    (scope(Scope::Node), scope(Scope::Router))
+                else {
+                    continue;
+                };
+                let serving = router.members.iter().filter(|(_, it)| it.state == MemberState::Active);
+                let mine =
+                    serving.filter_map(|(id, _)| node.instances.get(id)).filter(|it| it.component == *name);
+                let is_beside =
+                    mine.map(|it| it.revision != *good).collect::<std::collections::BTreeSet<_>>().len() == 2;
+                if is_beside && split.is_none_or(|split| split.good != *good) {
+                    findings.push(format!(
+                        "plan {} of {}: {name} has {split:?}, good is {good:?}",
+                        plan.no, plan.key
+                    ));
+                }
             }
         }
     }
@@ -128,8 +171,8 @@ impl Audit {
                 Action::Publish { table } => table.services.get(name)?.split,
                 _ => None,
             });
-            for split in tables.filter(|split| split.weight > stage.weight) {
-                findings.push(format!("plan {} of {}: {name} gets {} %", plan.no, plan.key, split.weight));
+            for split in tables.filter(|split| split.others > stage.weight) {
+                findings.push(format!("plan {} of {}: {name} gets {} %", plan.no, plan.key, split.others));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The end of a run: the faults stop, and everything must settle, equal to a fresh installation.
 
+use std::collections::BTreeSet;
 use std::task::{Context, Poll};
 
 use futures::FutureExt as _;
@@ -7,7 +8,7 @@ use plimsoll_driver::fake::Behaviour;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::wait::{Reason, Wait};
-use plimsoll_model::{App, Object};
+use plimsoll_model::{App, Object, ObjectKey};
 
 use crate::chaos::lock;
 use crate::run::{Failure, World};
@@ -88,6 +89,21 @@ impl World {
         found
     }
 
+    /// The Apps that an App consumes, and those that they consume in turn.
+    fn providers(&self, app: &Object<App>) -> BTreeSet<ObjectKey> {
+        let (apps, mut found, mut open) = (self.apps(), BTreeSet::new(), vec![app.clone()]);
+        while let Some(app) = open.pop() {
+            let consumed = app.spec.components.values().flat_map(|it| it.consumes.values());
+            for name in consumed.filter_map(|consume| consume.from.app.clone()) {
+                let key = app.meta.key.sibling(name);
+                if found.insert(key.clone()) {
+                    open.extend(apps.iter().find(|it| it.meta.key == key).cloned());
+                }
+            }
+        }
+        found
+    }
+
     /// After so much time every gate has passed or failed, unless a provider is to blame.
     fn gates_are_decided(&self, waits: &[(Object<App>, Wait)]) -> Result<(), Box<Failure>> {
         for app in self.apps().iter().filter(|app| app.meta.deleting.is_none()) {
@@ -101,10 +117,11 @@ impl World {
                     )
             });
             // A provider that flaps is ready now, and not when its consumer starts.
+            let providers = self.providers(app);
             let copies = self.node.copies();
             let is_bad = |revision| !matches!(self.script.of(revision), Behaviour::Good { .. });
             let excused = excused
-                || copies.iter().any(|(marked, it)| marked.app != app.meta.uid && is_bad(it.revision));
+                || copies.iter().any(|(marked, it)| providers.contains(&marked.key) && is_bad(it.revision));
             let memory = app.status.iter().flat_map(|status| &status.value.memory);
             for (name, memory) in memory.filter(|_| !excused) {
                 if let Some(rollout) = memory.rollout.as_ref().filter(|rollout| rollout.failed.is_none()) {

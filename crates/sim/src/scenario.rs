@@ -235,11 +235,11 @@ impl Scenario {
         let Some((name, rollout)) = rolling.next() else { return "nothing to decide".to_owned() };
         let mut operations = app.operations.clone();
         let said = if rng.bool() {
-            let steps = rollout.trial.map_or(0, |trial| trial.step) + 1;
-            operations.promotions.insert(name.clone(), Promotion { revision: rollout.to, steps });
+            let steps = rollout.trial.as_ref().map_or(0, |trial| trial.step) + 1;
+            operations.promotions.insert(name.clone(), Promotion { rollout: rollout.reference(), steps });
             format!("promote {name} to step {steps}")
         } else {
-            operations.aborts.insert(name.clone(), rollout.to);
+            operations.aborts.insert(name.clone(), rollout.reference());
             format!("abort {name}")
         };
         self.commit(Batch::new().declare(app, app.spec.clone(), operations)).await;

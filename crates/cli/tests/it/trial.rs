@@ -210,10 +210,11 @@ fn blue_and_green_change_at_once_when_a_person_says_so_and_no_request_fails() {
     );
     let refused = plane.refused(&["rollout", "promote", "main", "--component", "other"]);
     assert!(refused.contains("has no component other"), "{refused}");
+    visitors.tally();
     plane.carry_out(&["rollout", "abort", "main"]);
     waiting(&plane, "rejected");
     until("two copies", || status(&plane), |it| it["status"]["components"]["main"]["available"] == 2);
-    assert_eq!(visitors.next(100).keys().collect::<Vec<_>>(), [&(200, "b".to_owned())]);
+    assert_eq!(visitors.tally().keys().collect::<Vec<_>>(), [&(200, "b".to_owned())]);
     let history = plane.carry_out(&["rollout", "history", "main"]);
     assert!(history.lines().last().unwrap().contains("(rejected)"), "{history}");
     let refused = plane.refused(&["rollout", "abort", "main"]);
@@ -222,6 +223,7 @@ fn blue_and_green_change_at_once_when_a_person_says_so_and_no_request_fails() {
     // A person who changes their mind gets it after all, whole.
     plane.carry_out(&["retry", "main"]);
     assert_eq!(waiting(&plane, "trying")["step"], 1);
+    until("all new copies", || status(&plane), |it| it["status"]["components"]["main"]["ready"] == 2);
     plane.carry_out(&["rollout", "promote", "main", "--all"]);
     settled(&plane);
     let mut order: Vec<(u16, String)> = visitors.seen.lock().unwrap().clone();

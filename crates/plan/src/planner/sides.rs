@@ -65,9 +65,12 @@ impl<'a> Planner<'a> {
         let trial = memory.rollout.as_ref()?.trial.as_ref().filter(|_| rules.retire_all.is_none())?;
         let stage = trial::stage(trial, declared.update.stages())?;
         let good = memory.good?;
-        let old = context.revisions.get(&good.revision)?.components.get(subject.name)?;
+        let before = context.revisions.get(&good.revision)?;
+        let old = before.components.get(subject.name)?;
+        let was_declared = before.declaration.components.get(subject.name)?;
         let restarts = input.operations.restarts.get(subject.name).copied().unwrap_or(0);
-        let old_bindings = bindings::resolve(subject.name, declared, old, &self.endpoints, context, restarts);
+        let old_bindings =
+            bindings::resolve(subject.name, was_declared, old, &self.endpoints, context, restarts);
         // What it was given is no reason to replace a copy that is about to be replaced.
         let wanted = Wanted { target: &context.target, revision: good.component, bindings: None };
         let survey = Survey::take(&input.world, subject.name, subject.survey.routed, Some(wanted));
