@@ -383,7 +383,17 @@ fn the_mistakes() {
 /// Every document with commands is one of those above.
 #[test]
 fn no_document_is_left_out() {
-    let run = ["first-hour", "concepts", "containers", "pipelines", "https", "operations", "security", "api"];
+    let run = [
+        "first-hour",
+        "concepts",
+        "rollouts",
+        "containers",
+        "pipelines",
+        "https",
+        "operations",
+        "security",
+        "api",
+    ];
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     for entry in std::fs::read_dir(docs).unwrap() {
         let path = entry.unwrap().path();
