@@ -337,7 +337,7 @@ fn rolls() {
     make_backend(&engine, &plane.directory);
     let text = "apiVersion: plimsoll.dev/v1\nkind: App\nmetadata: {name: many}\nspec:\n  components:\n    web:\n      \
          image: localhost/backend:1\n      command: [/backend, backend]\n      replicas: 3\n      ports: {http: 80}\n      \
-         env: {PORT: '80', HOST: 0.0.0.0}\n      volumes: {seen: {path: /seen}}\n      workdir: /\n      \
+         env: {PORT: '80', HOST: 0.0.0.0}\n      volumes: {seen: {path: /seen}}\n      \
          health: {http: {port: http}, every: 1s}\n      routes: [{host: load.localhost, port: http}]\n      update: {soak: 0s}\n";
     let path = plane.directory.path().join("load.yaml");
     std::fs::write(&path, text).unwrap();
