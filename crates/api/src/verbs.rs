@@ -258,15 +258,8 @@ fn promotions(
         };
         Some((name.clone(), Promotion { rollout: rollout.reference(), steps }))
     });
-    let found: BTreeMap<_, _> = tried.collect();
-    if found.is_empty() {
-        let message = format!(
-            "no rollout of app {} waits for a step or a gate: there is nothing to promote",
-            app.meta.key
-        );
-        return Err(Problem::refused(vec![json!({"message": message, "pointer": "/promote"})]));
-    }
-    Ok(found)
+    let nothing = "waits for a step or a gate: there is nothing to promote";
+    any(tried.collect(), || (format!("no rollout of app {} {nothing}", app.meta.key), "/promote"))
 }
 
 fn aborts(
@@ -275,14 +268,21 @@ fn aborts(
 ) -> Result<BTreeMap<ComponentName, RolloutRef>, Problem> {
     let has_way_back = |memory: &Memory, to| memory.good.is_some_and(|good| good.component != to);
     let rolling = rollouts(app, named).filter(|(_, memory, rollout)| has_way_back(memory, rollout.to));
-    let found: BTreeMap<_, _> =
-        rolling.map(|(name, _, rollout)| (name.clone(), rollout.reference())).collect();
+    let found = rolling.map(|(name, _, rollout)| (name.clone(), rollout.reference()));
+    let nothing = "that has something to go back to: there is nothing to abort";
+    any(found.collect(), || {
+        (format!("nothing is being rolled out of app {} {nothing}", app.meta.key), "/abort")
+    })
+}
+
+/// What a verb is about, or what is said where there is nothing, and of which part of the request.
+fn any<T>(
+    found: BTreeMap<ComponentName, T>,
+    nothing: impl FnOnce() -> (String, &'static str),
+) -> Result<BTreeMap<ComponentName, T>, Problem> {
     if found.is_empty() {
-        let message = format!(
-            "nothing is being rolled out of app {} that has something to go back to: there is nothing to abort",
-            app.meta.key
-        );
-        return Err(Problem::refused(vec![json!({"message": message, "pointer": "/abort"})]));
+        let (message, pointer) = nothing();
+        return Err(Problem::refused(vec![json!({"message": message, "pointer": pointer})]));
     }
     Ok(found)
 }

@@ -11,9 +11,8 @@ use plimsoll_model::App;
 use plimsoll_model::id::{ObjectName, ProjectName, TargetName, Uid};
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
-use plimsoll_model::status::AppStatus;
 use plimsoll_model::step::{Action, Cause, Step};
-use plimsoll_plan::{Context, Input, Path, SecretView, empty_world, path};
+use plimsoll_plan::{Context, Input, Path, SecretView, path};
 
 use crate::Ended;
 use crate::bundle::Files;
@@ -125,19 +124,9 @@ fn input(app: &Declared<App>, project: &ProjectName, surroundings: &Surroundings
     context.target_spec = surroundings.targets.get(&target).cloned();
     context.secrets.clone_from(&surroundings.secrets);
     let uid: Uid = "planned".parse()?;
-    Ok(Input {
-        key: ObjectKey::in_project(project, app.metadata.name.clone()),
-        uid,
-        generation: Generation(1),
-        deleting: false,
-        spec,
-        operations: app.operations.clone().unwrap_or_default(),
-        status: AppStatus::default(),
-        parent: None,
-        world: empty_world(&target),
-        context,
-        hopeful: false,
-    })
+    let key = ObjectKey::in_project(project, app.metadata.name.clone());
+    let operations = app.operations.clone().unwrap_or_default();
+    Ok(Input { operations, ..Input::first(key, uid, spec, context) })
 }
 
 fn json(planned: &[Planned]) -> anyhow::Result<String> {

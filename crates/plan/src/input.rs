@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::gate::Ask;
-use plimsoll_model::id::{Digest, InterfaceName, KeyName, ObjectName, PartName, RevisionNo, TargetName, Uid};
+use plimsoll_model::id::{
+    Digest, InterfaceName, KeyName, ObjectName, PartName, PlanNo, RevisionNo, TargetName, Uid,
+};
 use plimsoll_model::image::Sought;
 use plimsoll_model::kind::{CertificateProblem, TargetSpec};
 use plimsoll_model::object::{Generation, ObjectKey, Timestamp};
@@ -15,6 +17,8 @@ use plimsoll_model::status::AppStatus;
 use plimsoll_model::step::Plan;
 use plimsoll_model::world::{ServiceIp, World};
 use plimsoll_model::{App, AppSpec, Object};
+
+use crate::path::empty_world;
 
 /// One App as it was declared, as it was observed, and what surrounds it.
 #[derive(Debug, Clone)]
@@ -44,6 +48,28 @@ pub struct Input {
 }
 
 impl Input {
+    /// The input for an App of which nothing exists yet, on a target that answers.
+    pub fn first(key: ObjectKey, uid: Uid, spec: AppSpec, context: Context) -> Self {
+        Self {
+            key,
+            uid,
+            generation: Generation(1),
+            deleting: false,
+            spec,
+            operations: Operations::default(),
+            status: AppStatus::default(),
+            parent: None,
+            world: empty_world(&context.target),
+            context,
+            hopeful: false,
+        }
+    }
+
+    /// The number of the current plan.
+    pub(crate) fn plan_no(&self) -> PlanNo {
+        self.status.plan.map(|plan| plan.no).unwrap_or_default()
+    }
+
     /// The input for a stored App.
     pub fn of(app: &Object<App>, context: Context, parent: Option<Plan>, world: World) -> Self {
         Self {

@@ -92,7 +92,7 @@ impl<'a> Planner<'a> {
     pub(crate) fn new(input: &'a Input, resolution: &'a Resolution) -> Self {
         let mut waits = waits::of_drivers(&input.world);
         waits.extend(resolution.waits.iter().cloned());
-        let no = input.status.plan.map(|plan| plan.no).unwrap_or_default().next();
+        let no = input.plan_no().next();
         Self {
             input,
             resolution,
@@ -351,7 +351,7 @@ impl<'a> Planner<'a> {
 
     fn reject(&mut self, subject: &Subject<'_>, evidence: Evidence) {
         let Some(goal) = &subject.goal else { return };
-        let no = self.input.status.plan.map(|plan| plan.no).unwrap_or_default();
+        let no = self.input.plan_no();
         let identity = plimsoll_model::id::Digest::of_json(&self.input.uid).short();
         let id = format!("{}.{}.{}.{no}", self.input.key.name, &identity[..6], subject.name);
         // What is aborted before anything was planned for it has the number of another one.
@@ -396,7 +396,7 @@ impl<'a> Planner<'a> {
                 || operations.paused
                 || self.input.context.cycle.is_some()
                 || subject.survey.blind,
-            plan: self.input.status.plan.map(|plan| plan.no).unwrap_or_default(),
+            plan: self.input.plan_no(),
             promoted: promoted.map_or(0, |it| it.steps),
             judge: match has_way_back {
                 true if self.input.hopeful => Judge::Hope,
@@ -618,7 +618,7 @@ fn course(input: &Input, revision: RevisionNo, steps: Vec<Step>) -> Course {
     Course::Adopt(Box::new(Plan {
         app: input.uid.clone(),
         key: input.key.clone(),
-        no: input.status.plan.map(|plan| plan.no).unwrap_or_default().next(),
+        no: input.plan_no().next(),
         parent: input.status.plan.map(|plan| plan.hash),
         generation: input.generation,
         revision,

@@ -207,7 +207,7 @@ pub(crate) fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
     match &mut memory.rollout {
         None => Verdict::Idle,
         Some(rollout) => {
-            rollout.clock = Clock::Stopped { spent: rollout.clock.reading(survey.now) };
+            rollout.clock.run(false, survey.now);
             Verdict::Rolling { look: None, soaking: false, undecided: None }
         }
     }

@@ -6,29 +6,16 @@ use plimsoll_model::AppSpec;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
-use plimsoll_model::operations::Operations;
-use plimsoll_model::status::AppStatus;
 use plimsoll_model::world::Presence;
-use plimsoll_plan::{Context, Input, decide, destination, empty_world, path};
+use plimsoll_plan::{Context, Input, decide, destination, path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn input(components: &Value) -> Input {
     let target: TargetName = "local".parse().unwrap();
     let spec: AppSpec = serde_json::from_value(json!({"components": components})).unwrap();
-    Input {
-        key: ObjectKey::in_project("demo".parse().unwrap(), "app".parse().unwrap()),
-        uid: "uid".parse().unwrap(),
-        generation: Generation(1),
-        deleting: false,
-        spec,
-        operations: Operations::default(),
-        status: AppStatus::default(),
-        parent: None,
-        world: empty_world(&target),
-        context: Context::bare(target, TargetSpec::local()),
-        hopeful: false,
-    }
+    let key = ObjectKey::in_project("demo".parse().unwrap(), "app".parse().unwrap());
+    Input::first(key, "uid".parse().unwrap(), spec, Context::bare(target, TargetSpec::local()))
 }
 
 /// Every step as `VERB COMPONENT/SLOT`, plan by plan.

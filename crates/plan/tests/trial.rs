@@ -6,13 +6,12 @@ use plimsoll_model::AppSpec;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
-use plimsoll_model::operations::{Operations, Promotion};
+use plimsoll_model::operations::Promotion;
 use plimsoll_model::quantity::Span;
-use plimsoll_model::status::AppStatus;
 use plimsoll_model::step::{Action, Plan};
 use plimsoll_model::world::{MemberState, Presence, Recent, RouterView};
 use plimsoll_plan::path::{carry_out, pass};
-use plimsoll_plan::{Context, Course, Decision, Input, decide, destination, empty_world, path};
+use plimsoll_plan::{Context, Course, Decision, Input, decide, destination, path};
 use serde_json::{Value, json};
 
 fn web(version: &str, update: &Value) -> AppSpec {
@@ -26,19 +25,9 @@ fn web(version: &str, update: &Value) -> AppSpec {
 /// Version `a` is there and good, and `b` is declared.
 fn declared(update: &Value) -> Input {
     let target: TargetName = "local".parse().unwrap();
-    let input = Input {
-        key: ObjectKey::in_project("demo".parse().unwrap(), "app".parse().unwrap()),
-        uid: "uid".parse().unwrap(),
-        generation: Generation(1),
-        deleting: false,
-        spec: web("a", update),
-        operations: Operations::default(),
-        status: AppStatus::default(),
-        parent: None,
-        world: empty_world(&target),
-        context: Context::bare(target, TargetSpec::local()),
-        hopeful: false,
-    };
+    let key = ObjectKey::in_project("demo".parse().unwrap(), "app".parse().unwrap());
+    let context = Context::bare(target, TargetSpec::local());
+    let input = Input::first(key, "uid".parse().unwrap(), web("a", update), context);
     Input { spec: web("b", update), generation: Generation(2), ..destination(&input) }
 }
 

@@ -9,7 +9,7 @@ use plimsoll_model::operations::{Operations, Power};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::RejectionRecord;
 use plimsoll_model::status::AppStatus;
-use plimsoll_model::step::{Action, Cause, Plan, Scope};
+use plimsoll_model::step::{Action, Cause, Plan, Scope, Step};
 use plimsoll_model::update::Strategy;
 use plimsoll_model::world::{Instance, MemberState, NodeView, Phase, RouterView};
 use plimsoll_model::{App, AppSpec, Component, Kind};
@@ -114,12 +114,7 @@ impl Audit {
             for step in &plan.steps {
                 let Action::Publish { table } = &step.action else { continue };
                 let split = table.services.get(name).and_then(|service| service.split);
-                let scope = |of: fn(_) -> Scope| view(seen, &of(step.target.clone()), &plan.app);
-                let (Some(Sighting::Node(node)), Some(Sighting::Router(router))) =
-                    (scope(Scope::Node), scope(Scope::Router))
-                else {
-                    continue;
-                };
+                let (Some(node), Some(router)) = views(seen, step, plan) else { continue };
                 let serving = router.members.iter().filter(|(_, it)| it.state == MemberState::Active);
                 let mine =
                     serving.filter_map(|(id, _)| node.instances.get(id)).filter(|it| it.component == *name);
@@ -155,11 +150,8 @@ impl Audit {
                 let (Action::Drain { instance } | Action::Stop { instance, .. }) = &step.action else {
                     continue;
                 };
-                let node = match view(seen, &Scope::Node(step.target.clone()), &plan.app) {
-                    Some(Sighting::Node(node)) => node.instances.get(instance),
-                    _ => None,
-                };
-                let is_good = node.is_some_and(|it| Some(&it.revision) == good && it.is_ready());
+                let copy = views(seen, step, plan).0.and_then(|node| node.instances.get(instance));
+                let is_good = copy.is_some_and(|it| Some(&it.revision) == good && it.is_ready());
                 if is_good && !matches!(step.cause, Cause::Scale | Cause::Routing) {
                     findings.push(format!(
                         "plan {} of {}: {instance} goes before its trial is over",
@@ -202,16 +194,7 @@ impl Audit {
 
 fn steps(plan: &Plan, declared: &Declared, seen: &Seen, findings: &mut Vec<String>) {
     for step in &plan.steps {
-        let node = view(seen, &Scope::Node(step.target.clone()), &plan.app);
-        let router = view(seen, &Scope::Router(step.target.clone()), &plan.app);
-        let node = node.and_then(|sighting| match sighting {
-            Sighting::Node(node) => Some(node),
-            Sighting::Router(_) => None,
-        });
-        let router = router.and_then(|sighting| match sighting {
-            Sighting::Router(router) => Some(router),
-            Sighting::Node(_) => None,
-        });
+        let (node, router) = views(seen, step, plan);
         if let Some(finding) = step_finding(&step.action, node, router) {
             findings.push(format!("plan {} of {}: {finding}", plan.no, plan.key));
         }
@@ -230,8 +213,18 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_json::from_str(text).expect("a row that was just encoded")
 }
 
-fn view<'a>(seen: &'a Seen, scope: &Scope, app: &Uid) -> Option<&'a Sighting> {
-    seen.get(&(scope.clone(), app.clone())).and_then(Option::as_ref)
+/// What was seen of a plan's App where a step happens: on its node and in its router.
+fn views<'a>(seen: &'a Seen, step: &Step, plan: &Plan) -> (Option<&'a NodeView>, Option<&'a RouterView>) {
+    let sighting = |scope| seen.get(&(scope, plan.app.clone())).and_then(Option::as_ref);
+    let node = match sighting(Scope::Node(step.target.clone())) {
+        Some(Sighting::Node(node)) => Some(node),
+        _ => None,
+    };
+    let router = match sighting(Scope::Router(step.target.clone())) {
+        Some(Sighting::Router(router)) => Some(router),
+        _ => None,
+    };
+    (node, router)
 }
 
 fn step_finding(action: &Action, node: Option<&NodeView>, router: Option<&RouterView>) -> Option<String> {
