@@ -92,13 +92,47 @@ fn is_manager(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
+/// Serialises a type as its text, and reads it by its [`FromStr`], in both cases without a copy in between: objects are full
+/// of names.
+macro_rules! as_text {
+    ($name:ident, |$it:ident| $text:expr) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let $it = self;
+                serializer.serialize_str($text)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(std::marker::PhantomData))
+            }
+        }
+    };
+}
+
+/// Reads a text as whatever is made of it.
+struct Text<T>(std::marker::PhantomData<T>);
+
+impl<T: FromStr<Err = InvalidName>> serde::de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 /// Declares a checked text type: constructor, serde, schema, display.
 macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr, $rule:expr, $pattern:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(std::sync::Arc<str>);
+
+        as_text!($name, |name| name.as_str());
 
         impl $name {
             /// The text, as it was written.
@@ -234,9 +268,10 @@ fn is_object_name(text: &str) -> bool {
 }
 
 /// SHA-256 of something, as 64 lower-case hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
+
+as_text!(Digest, |digest| &digest.hex(32));
 
 impl Digest {
     /// Digest of raw bytes: file content.
@@ -264,11 +299,8 @@ impl Digest {
     }
 
     fn hex(&self, bytes: usize) -> String {
-        use fmt::Write as _;
-        self.0[..bytes].iter().fold(String::with_capacity(bytes * 2), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-            text
-        })
+        let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+        self.0[..bytes].iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 }
 impl FromStr for Digest {

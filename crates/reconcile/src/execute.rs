@@ -1,6 +1,6 @@
 //! Carrying out steps: each after its predecessors, so many at a time, each tried once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -8,7 +8,7 @@ use plimsoll_driver::{DriverError, SecretValues};
 use plimsoll_model::id::{Epoch, InstallationId};
 use plimsoll_model::kind::Sealed;
 use plimsoll_model::secret::{SecretRef, Sensitive};
-use plimsoll_model::step::{Action, Fragment, Launch, Plan, Rendered, Scope, Step, StepNo};
+use plimsoll_model::step::{Action, Fence, Fragment, Launch, Plan, Rendered, Scope, Step, StepNo};
 use plimsoll_model::{ObjectKey, Secret};
 use plimsoll_store::{Store, StoreError};
 
@@ -30,12 +30,19 @@ pub(crate) struct Failure {
 /// Carries out steps of a plan. What depends on a failed step is not tried.
 pub(crate) async fn run(
     drivers: &Drivers,
-    identity: (&InstallationId, Epoch),
+    (installation, epoch): (&InstallationId, Epoch),
     plan: &Plan,
     steps: &[Step],
     secrets: &SecretValues,
     limit: usize,
 ) -> Vec<Failure> {
+    // A fence has the hash of the whole plan: one for each driver, not for each step.
+    let mut fences: BTreeMap<Scope, Fence> = BTreeMap::new();
+    for step in steps {
+        let make = |scope: &Scope| plan.fence(installation, epoch, scope);
+        fences.entry(step.scope()).or_insert_with_key(make);
+    }
+    let fences = &fences;
     let mut failures = Vec::new();
     let mut waiting: Vec<usize> = (0..steps.len()).collect();
     let mut done: BTreeSet<StepNo> = BTreeSet::new();
@@ -52,7 +59,8 @@ pub(crate) async fn run(
         });
         for index in free {
             let step = &steps[index];
-            running.push(async move { (index, one(drivers, identity, plan, step, secrets).await) });
+            let fence = &fences[&step.scope()];
+            running.push(async move { (index, one(drivers, step, fence, secrets).await) });
         }
         match running.next().await {
             None => return failures,
@@ -66,15 +74,14 @@ pub(crate) async fn run(
 
 async fn one(
     drivers: &Drivers,
-    (installation, epoch): (&InstallationId, Epoch),
-    plan: &Plan,
     step: &Step,
+    fence: &Fence,
     secrets: &SecretValues,
 ) -> Result<(), DriverError> {
     let scope = step.scope();
     let driver =
         drivers.get(&scope).ok_or_else(|| DriverError::Transient(format!("{scope} is not connected")))?;
-    driver.execute(step, &plan.fence(installation, epoch, &scope), secrets).await
+    driver.execute(step, fence, secrets).await
 }
 
 /// What became of the secrets that steps need.

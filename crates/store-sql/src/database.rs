@@ -166,6 +166,15 @@ impl Database {
         })
     }
 
+    /// Rows that one statement has values for at most. A statement of SQLite that is always the same costs nothing but its
+    /// values; PostgreSQL is asked over a network, and takes 65,535 values.
+    pub(crate) fn rows_at_once(&self) -> usize {
+        match self {
+            Self::Sqlite(_) => 1,
+            Self::Postgres(_) => 256,
+        }
+    }
+
     /// Reads the newest revision within a transaction that writes; others that write wait until it has ended.
     pub(crate) fn lock_newest(&self) -> &'static str {
         match self {

@@ -110,9 +110,9 @@ async fn read(session: &mut dyn Session, feed: &Feed, position: u64) -> Result<O
             let Some(meta) = row.maybe() else { continue };
             let row = Box::new(Row {
                 meta: serde_json::from_str(&meta).map_err(|error| decode(error.into()))?,
-                spec: row.text(),
-                operations: row.text(),
-                status: row.maybe(),
+                spec: row.text().into(),
+                operations: row.text().into(),
+                status: row.maybe().map(Into::into),
             });
             if what == CREATED { ChangeKind::Created(row) } else { ChangeKind::Changed(row) }
         };

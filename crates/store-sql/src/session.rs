@@ -106,6 +106,37 @@ session!(PoolConnection<Postgres>, |connection| {
 });
 session!(Transaction<'static, Postgres>, |transaction| Ok(transaction.commit().await?));
 
+/// Rows that are added to a table.
+pub(crate) struct Insert {
+    pub(crate) into: &'static str,
+    pub(crate) columns: &'static str,
+    /// How many columns these are.
+    pub(crate) width: usize,
+    /// What becomes of a row that is there.
+    pub(crate) and: &'static str,
+}
+
+impl Insert {
+    /// Adds rows, by statements of so many rows each: see [`crate::database::Database::rows_at_once`].
+    pub(crate) async fn run(
+        &self,
+        session: &mut dyn Session,
+        values: &[Value<'_>],
+        at_once: usize,
+    ) -> Result<(), DatabaseError> {
+        let Self { into, columns, width, and } = self;
+        let (mut sql, mut rows) = (String::new(), 0);
+        for values in values.chunks(at_once * width) {
+            if rows != values.len() / width {
+                rows = values.len() / width;
+                sql = format!("insert into {into} ({columns}) values {}{and}", places(rows, *width));
+            }
+            session.run(&sql, values).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Places for the values of so many rows: `($1, $2), ($3, $4)`.
 pub(crate) fn places(rows: usize, width: usize) -> String {
     use std::fmt::Write as _;

@@ -11,9 +11,10 @@ use plimsoll_store::{
 };
 use tokio::sync::Notify;
 
+use crate::cache::{Cache, Looked};
 use crate::database::{Database, OpenError};
 use crate::follow::{self, Followers};
-use crate::session::{DatabaseError, Found, Value};
+use crate::session::{DatabaseError, Found, Insert, Value};
 use crate::whole::Snapshot;
 use crate::writer::Writer;
 
@@ -23,6 +24,8 @@ pub struct Sql {
     database: Database,
     writer: Writer,
     feed: Feed,
+    /// Where nobody else writes.
+    cache: Option<Cache>,
 }
 
 impl Sql {
@@ -34,8 +37,9 @@ impl Sql {
     pub async fn sqlite(file: &Path) -> Result<Self, OpenError> {
         let database = Database::sqlite(file).await?;
         let (feed, _) = follow::prime(&database).await.map_err(OpenError::Open)?;
-        let writer = Writer::start(database.clone(), Followers::Own(feed.clone()));
-        Ok(Self { database, writer, feed })
+        let cache = Cache::default();
+        let writer = Writer::start(database.clone(), Followers::Own(feed.clone()), Some(cache.clone()));
+        Ok(Self { database, writer, feed, cache: Some(cache) })
     }
 
     /// Connects to a PostgreSQL database and brings its schema to this version. Must be called within a tokio runtime,
@@ -48,9 +52,25 @@ impl Sql {
         let (feed, newest) = follow::prime(&database).await.map_err(OpenError::Open)?;
         let committed = Arc::new(Notify::new());
         tokio::spawn(follow::follow(database.clone(), feed.clone(), committed.clone(), newest));
-        let writer = Writer::start(database.clone(), Followers::Shared(committed));
-        Ok(Self { database, writer, feed })
+        let writer = Writer::start(database.clone(), Followers::Shared(committed), None);
+        Ok(Self { database, writer, feed, cache: None })
     }
+}
+
+impl Sql {
+    /// A row as the database has it.
+    async fn read(&self, kind: KindName, key: &ObjectKey) -> Result<Option<Row>, StoreError> {
+        let sql = "select revision, project, name, meta, spec, operations, status from rows \
+                   where kind = $1 and project = $2 and name = $3";
+        let mut session = self.database.read().await.map_err(unavailable)?;
+        let found = session.run(sql, &key_values((kind, key))).await.map_err(unavailable)?;
+        found.into_iter().next().map(|row| decode(kind, row)).transpose()
+    }
+}
+
+/// Values that find an object.
+pub(crate) fn key_values((kind, key): (KindName, &ObjectKey)) -> [Value<'_>; 3] {
+    [Value::Text(kind.0), Value::Text(project_of(key)), Value::Text(key.name.as_str())]
 }
 
 /// Any failure of the database itself: nothing was done, and the same call may succeed later.
@@ -74,6 +94,10 @@ pub(crate) const ROW_COLUMNS: &str = "kind, project, name, owner, revision, meta
 
 /// How many these are.
 pub(crate) const ROW_WIDTH: usize = 9;
+
+/// Records of the audit log that are added to it.
+pub(crate) const AUDIT: Insert =
+    Insert { into: "audit", columns: "number, project, entry, hash", width: 4, and: "" };
 
 /// The values of a row, with its metadata as text.
 pub(crate) fn row_values<'a>(kind: KindName, row: &'a Row, meta: &'a str) -> [Value<'a>; ROW_WIDTH] {
@@ -99,9 +123,9 @@ pub(crate) fn decode(kind: KindName, mut found: Found) -> Result<Row, StoreError
     let meta = serde_json::from_str(&found.text());
     Ok(Row {
         meta: meta.map_err(|source| StoreError::Corrupt { kind, key, source })?,
-        spec: found.text(),
-        operations: found.text(),
-        status: found.maybe(),
+        spec: found.text().into(),
+        operations: found.text().into(),
+        status: found.maybe().map(Into::into),
     })
 }
 
@@ -180,12 +204,15 @@ impl Backend for Sql {
             if !scope.admits(key) {
                 return Ok(None);
             }
-            let mut select = Select::rows_of(kind);
-            select.and(" and project = $", Value::Text(project_of(key)));
-            select.and(" and name = $", Value::Text(key.name.as_str()));
-            let mut session = self.database.read().await.map_err(unavailable)?;
-            let found = session.run(&select.sql, &select.values).await.map_err(unavailable)?;
-            found.into_iter().next().map(|row| decode(kind, row)).transpose()
+            let Some(cache) = &self.cache else { return self.read(kind, key).await };
+            match cache.look(kind, key) {
+                Looked::Known(row) => Ok(row.as_deref().cloned()),
+                Looked::Unknown(reader) => {
+                    let row = self.read(kind, key).await?;
+                    cache.found(reader, kind, key, row.as_ref());
+                    Ok(row)
+                }
+            }
         })
     }
 

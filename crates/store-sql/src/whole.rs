@@ -8,11 +8,8 @@ use plimsoll_model::{ObjectKey, Revision};
 use plimsoll_store::{Fut, KindName, Moment, Row, StoreError};
 
 use crate::database::{Database, OpenError};
-use crate::session::{DatabaseError, Session, Value, places};
-use crate::sql::{ROW_COLUMNS, ROW_WIDTH, decode, project_of, record, row_values, unavailable};
-
-/// Rows that one statement inserts at most: each has nine values, and a statement takes 32,766.
-const TOGETHER: usize = 256;
+use crate::session::{DatabaseError, Insert, Session, Value};
+use crate::sql::{AUDIT, ROW_COLUMNS, ROW_WIDTH, decode, project_of, record, row_values, unavailable};
 
 /// A transaction that sees one moment.
 pub(crate) struct Snapshot {
@@ -117,18 +114,16 @@ impl Filling {
     /// # Errors
     /// When the database does not answer.
     pub async fn rows(&mut self, rows: &[(KindName, Row)]) -> Result<(), StoreError> {
-        for rows in rows.chunks(TOGETHER) {
-            let metas: Vec<String> = rows
-                .iter()
-                .map(|(_, row)| serde_json::to_string(&row.meta))
-                .collect::<Result<_, _>>()
-                .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-            let pairs = rows.iter().zip(&metas);
-            let values: Vec<Value<'_>> =
-                pairs.flat_map(|((kind, row), meta)| row_values(*kind, row, meta)).collect();
-            self.insert(&format!("rows ({ROW_COLUMNS})"), ROW_WIDTH, &values).await?;
-        }
-        Ok(())
+        let metas: Vec<String> = rows
+            .iter()
+            .map(|(_, row)| serde_json::to_string(&row.meta))
+            .collect::<Result<_, _>>()
+            .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        let pairs = rows.iter().zip(&metas);
+        let values: Vec<Value<'_>> =
+            pairs.flat_map(|((kind, row), meta)| row_values(*kind, row, meta)).collect();
+        let insert = Insert { into: "rows", columns: ROW_COLUMNS, width: ROW_WIDTH, and: "" };
+        self.insert(&insert, &values).await
     }
 
     /// Adds records of the audit log as they are.
@@ -136,30 +131,22 @@ impl Filling {
     /// # Errors
     /// When the database does not answer.
     pub async fn audit(&mut self, records: &[AuditRecord]) -> Result<(), StoreError> {
-        for records in records.chunks(TOGETHER) {
-            let texts = records.iter().map(|record| {
-                let entry = serde_json::from_str::<AuditEntry>(&record.entry);
-                let entry = entry.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-                Ok((project_of(&entry.object).to_owned(), record.hash.to_string()))
-            });
-            let texts: Vec<(String, String)> = texts.collect::<Result<_, StoreError>>()?;
-            let mut values = Vec::with_capacity(records.len() * 4);
-            for (record, (project, hash)) in records.iter().zip(&texts) {
-                values.extend([
-                    Value::Number(record.number.cast_signed()),
-                    Value::Text(project),
-                    Value::Text(&record.entry),
-                    Value::Text(hash),
-                ]);
-            }
-            self.insert("audit (number, project, entry, hash)", 4, &values).await?;
-        }
-        Ok(())
+        let texts = records.iter().map(|record| {
+            let entry = serde_json::from_str::<AuditEntry>(&record.entry);
+            let entry = entry.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+            Ok((project_of(&entry.object).to_owned(), record.hash.to_string()))
+        });
+        let texts: Vec<(String, String)> = texts.collect::<Result<_, StoreError>>()?;
+        let values = records.iter().zip(&texts).flat_map(|(record, (project, hash))| {
+            let number = Value::Number(record.number.cast_signed());
+            [number, Value::Text(project), Value::Text(&record.entry), Value::Text(hash)]
+        });
+        self.insert(&AUDIT, &values.collect::<Vec<_>>()).await
     }
 
-    async fn insert(&mut self, into: &str, width: usize, values: &[Value<'_>]) -> Result<(), StoreError> {
-        let sql = format!("insert into {into} values {}", places(values.len() / width, width));
-        self.session.run(&sql, values).await.map(drop).map_err(unavailable)
+    async fn insert(&mut self, insert: &Insert, values: &[Value<'_>]) -> Result<(), StoreError> {
+        let at_once = self.database.rows_at_once();
+        insert.run(&mut *self.session, values, at_once).await.map_err(unavailable)
     }
 
     /// Makes all of it the content of the database. The next write gets the revision after this one.

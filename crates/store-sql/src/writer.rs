@@ -1,6 +1,7 @@
 //! The one writer: batches that wait together are committed together.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_model::audit::AuditRecord;
@@ -12,10 +13,11 @@ use plimsoll_store::{
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cache::{Cache, Looked};
 use crate::database::Database;
 use crate::follow::Followers;
-use crate::session::{DatabaseError, Found, Session, Value, places};
-use crate::sql::{ROW_COLUMNS, ROW_WIDTH, project_of, row_values};
+use crate::session::{DatabaseError, Found, Insert, Session, Value, places};
+use crate::sql::{AUDIT, ROW_COLUMNS, ROW_WIDTH, key_values, project_of, row_values};
 
 /// Batches that share one commit at most.
 const MOST_SHARED: usize = 128;
@@ -69,14 +71,15 @@ impl From<DatabaseError> for Failure {
 struct Task {
     database: Database,
     followers: Followers,
+    cache: Option<Cache>,
 }
 
 impl Writer {
     /// Starts the writer. It ends when the last sender is gone.
-    pub(crate) fn start(database: Database, followers: Followers) -> Self {
+    pub(crate) fn start(database: Database, followers: Followers, cache: Option<Cache>) -> Self {
         let (queue, mut requests) = mpsc::channel(MOST_WAITING);
         let waits_for_disk = matches!(database, Database::Sqlite(_));
-        let task = Task { database, followers };
+        let task = Task { database, followers, cache };
         let work = async move {
             let mut together = Vec::new();
             while requests.recv_many(&mut together, MOST_SHARED).await > 0 {
@@ -152,19 +155,28 @@ impl Task {
     async fn attempt(&self, together: &[Request]) -> Result<(Vec<Result<(), StoreError>>, Applied), Failure> {
         let mut session = self.database.write().await?;
         let newest = number(&session.run(self.database.lock_newest(), &[]).await?);
-        let mut draft = Draft::of(&mut *session, newest, together.iter().map(|it| &it.batch)).await?;
+        let batches = together.iter().map(|it| &it.batch);
+        let mut draft = Draft::of(&mut *session, self, newest, batches).await?;
         let results: Vec<_> = together.iter().map(|it| draft.take(&it.scope, &it.batch)).collect();
         if draft.applied.is_empty() && draft.records.is_empty() {
             return Ok((results, draft.applied));
         }
-        draft.write(&mut *session).await?;
+        draft.write(&mut *session, self.database.rows_at_once()).await?;
         let now = draft.newest;
         session.run("update newest set revision = $1", &[Value::Number(now.cast_signed())]).await?;
         if now / TRIM_EVERY != newest / TRIM_EVERY {
             let value = [Value::Number(now.saturating_sub(CHANGES_KEPT).cast_signed())];
             session.run("delete from changes where revision <= $1", &value).await?;
         }
-        session.commit().await.map_err(Failure::Unknown)?;
+        let Some(cache) = &self.cache else {
+            session.commit().await.map_err(Failure::Unknown)?;
+            return Ok((results, draft.applied));
+        };
+        cache.writing(draft.rows.keys().copied());
+        let committed = session.commit().await;
+        let rows = if committed.is_ok() { draft.rows } else { BTreeMap::new() };
+        cache.written(rows.into_iter().map(|((kind, key), row)| (kind, key, row.map(Arc::from))));
+        committed.map_err(Failure::Unknown)?;
         Ok((results, draft.applied))
     }
 }
@@ -227,13 +239,11 @@ struct Present {
     uid: Option<Uid>,
 }
 
-/// Rows that one statement has values for at most.
-const TOGETHER: usize = 256;
-
 impl<'a> Draft<'a> {
     /// Reads what batches depend on.
     async fn of(
         session: &mut dyn Session,
+        Task { database, cache, .. }: &Task,
         newest: u64,
         batches: impl Iterator<Item = &'a Batch> + Clone,
     ) -> Result<Self, DatabaseError> {
@@ -242,9 +252,20 @@ impl<'a> Draft<'a> {
             let (kind, key, _) = write.target();
             *targets.entry((kind, key)).or_default() |= matches!(write, Write::Delete { .. });
         }
-        let targets: Vec<(Target<'a>, bool)> = targets.into_iter().collect();
         let mut present = HashMap::new();
-        for targets in targets.chunks(TOGETHER) {
+        let mut unknown = Vec::new();
+        for (target, is_deleted) in targets {
+            let (kind, key) = target;
+            let Some(Looked::Known(row)) = cache.as_ref().map(|cache| cache.look(kind, key)) else {
+                unknown.push((target, is_deleted));
+                continue;
+            };
+            if let Some(row) = row {
+                let (revision, uid) = (row.meta.revision, Some(row.meta.uid.clone()));
+                present.insert(target, Present { revision, uid });
+            }
+        }
+        for targets in unknown.chunks(database.rows_at_once()) {
             let values: Vec<Value<'_>> =
                 targets.iter().flat_map(|(target, is_deleted)| wanted(*target, *is_deleted)).collect();
             let sql = format!(
@@ -325,7 +346,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes all of it.
-    async fn write(&self, session: &mut dyn Session) -> Result<(), DatabaseError> {
+    async fn write(&self, session: &mut dyn Session, at_once: usize) -> Result<(), DatabaseError> {
         let mut puts = Vec::new();
         for (target, row) in &self.rows {
             if let Some(row) = row {
@@ -336,40 +357,24 @@ impl<'a> Draft<'a> {
                 session.run(sql, &key_values(*target)).await?;
             }
         }
-        for puts in puts.chunks(TOGETHER) {
-            let values: Vec<Value<'_>> =
-                puts.iter().flat_map(|(kind, row, meta)| row_values(*kind, row, meta)).collect();
-            let sql = format!(
-                "insert into rows ({ROW_COLUMNS}) values {} on conflict (kind, project, name) do update set \
-                 owner = excluded.owner, revision = excluded.revision, meta = excluded.meta, \
-                 spec = excluded.spec, operations = excluded.operations, status = excluded.status",
-                places(puts.len(), ROW_WIDTH)
-            );
-            session.run(&sql, &values).await?;
-        }
-        for changes in self.applied.chunks(TOGETHER) {
-            let values: Vec<Value<'_>> = changes.iter().flat_map(change_values).collect();
-            let sql = format!(
-                "insert into changes (revision, kind, project, name, uid, what) values {}",
-                places(changes.len(), 6)
-            );
-            session.run(&sql, &values).await?;
-        }
+        let values = puts.iter().flat_map(|(kind, row, meta)| row_values(*kind, row, meta));
+        let updated = " on conflict (kind, project, name) do update set \
+                       owner = excluded.owner, revision = excluded.revision, meta = excluded.meta, \
+                       spec = excluded.spec, operations = excluded.operations, status = excluded.status";
+        let rows = Insert { into: "rows", columns: ROW_COLUMNS, width: ROW_WIDTH, and: updated };
+        rows.run(session, &values.collect::<Vec<_>>(), at_once).await?;
+
+        let values = self.applied.iter().flat_map(change_values);
+        let columns = "revision, kind, project, name, uid, what";
+        let changes = Insert { into: "changes", columns, width: 6, and: "" };
+        changes.run(session, &values.collect::<Vec<_>>(), at_once).await?;
+
         let hashes: Vec<String> = self.records.iter().map(|(_, record)| record.hash.to_string()).collect();
-        let records: Vec<_> = self.records.iter().zip(&hashes).collect();
-        for records in records.chunks(TOGETHER) {
-            let values = records.iter().flat_map(|((key, record), hash)| {
-                let number = Value::Number(record.number.cast_signed());
-                [number, Value::Text(project_of(key)), Value::Text(&record.entry), Value::Text(hash)]
-            });
-            let values: Vec<Value<'_>> = values.collect();
-            let sql = format!(
-                "insert into audit (number, project, entry, hash) values {}",
-                places(records.len(), 4)
-            );
-            session.run(&sql, &values).await?;
-        }
-        Ok(())
+        let values = self.records.iter().zip(&hashes).flat_map(|((key, record), hash)| {
+            let number = Value::Number(record.number.cast_signed());
+            [number, Value::Text(project_of(key)), Value::Text(&record.entry), Value::Text(hash)]
+        });
+        AUDIT.run(session, &values.collect::<Vec<_>>(), at_once).await
     }
 }
 
@@ -384,10 +389,6 @@ fn uid_of(meta: &str) -> Result<Uid, DatabaseError> {
     let meta: plimsoll_model::Metadata =
         serde_json::from_str(meta).map_err(|error| DatabaseError::Data(error.into()))?;
     Ok(meta.uid)
-}
-
-fn key_values((kind, key): Target<'_>) -> [Value<'_>; 3] {
-    [Value::Text(kind.0), Value::Text(project_of(key)), Value::Text(key.name.as_str())]
 }
 
 fn wanted(target: Target<'_>, is_deleted: bool) -> [Value<'_>; 4] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::Stream;
 use plimsoll_model::audit::AuditRecord;
@@ -43,17 +44,17 @@ impl fmt::Debug for KindName {
     }
 }
 
-/// One stored object: metadata as columns, the rest as JSON text.
+/// One stored object: metadata as columns, the rest as JSON text, which clones share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Metadata. `revision` is set by the backend at commit.
     pub meta: Metadata,
     /// What people declared.
-    pub spec: String,
+    pub spec: Arc<str>,
     /// What verbs wrote.
-    pub operations: String,
+    pub operations: Arc<str>,
     /// What the system found.
-    pub status: Option<String>,
+    pub status: Option<Arc<str>>,
 }
 
 /// Which rows of a kind to list. Rows come in order of project and name.

@@ -1,5 +1,7 @@
 //! Writes that happen together or not at all, each with its precondition.
 
+use std::sync::Arc;
+
 use plimsoll_model::audit::AuditEntry;
 use plimsoll_model::id::Uid;
 use plimsoll_model::object::{Generation, Metadata, Observed, Timestamp};
@@ -223,6 +225,6 @@ impl Batch {
 }
 
 /// JSON text of a value of the model.
-fn encode<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("model types always serialise to JSON")
+fn encode<T: Serialize>(value: &T) -> Arc<str> {
+    serde_json::to_string(value).expect("model types always serialise to JSON").into()
 }

@@ -10,6 +10,7 @@
 //! ```
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, Epoch, InstallationId};
@@ -87,9 +88,9 @@ pub struct End {
 struct Line {
     kind: String,
     metadata: Metadata,
-    spec: String,
-    operations: String,
-    status: Option<String>,
+    spec: Arc<str>,
+    operations: Arc<str>,
+    status: Option<Arc<str>>,
 }
 
 /// What has been seen of a store, object by object: two stores that hold the same come to the same end.

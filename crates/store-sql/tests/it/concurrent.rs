@@ -2,13 +2,13 @@
 
 use futures::StreamExt as _;
 use plimsoll_model::object::Revision;
-use plimsoll_model::{App, Project};
-use plimsoll_store::{Batch, ChangeKind, ResumeToken, Scope, Store, StoreError};
+use plimsoll_model::{App, Object, Project};
+use plimsoll_store::{Batch, ChangeKind, Query, ResumeToken, Scope, Store, StoreError};
 use plimsoll_store_sql::Sql;
 use plimsoll_testkit::Postgres;
 
 use crate::postgres::SERIALIZABLE;
-use crate::{installation, new, read, saying};
+use crate::{installation, key, new, read, saying};
 
 /// Writers at the same time.
 const WRITERS: usize = 32;
@@ -57,14 +57,55 @@ async fn many_writers(stores: Vec<Store>) {
 async fn add_one(store: &Store) {
     loop {
         let shared = read(store, "shared").await.unwrap();
-        let number = shared.spec.description.as_ref().map_or(0, |text| text.parse().unwrap());
-        let batch = Batch::new().declare(&shared, saying(number + 1), ());
+        let batch = Batch::new().declare(&shared, saying(number(&shared) + 1), ());
         match store.commit(&Scope::All, batch).await {
             Ok(()) => return,
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => panic!("{error}: {error:?}"),
         }
     }
+}
+
+/// Two objects are written together again and again: whoever has read the second as it is now, be it by name or in a list,
+/// never finds an older first one afterwards.
+async fn readers_never_go_back(store: &Store) {
+    let begin = Batch::new().create(new("left")).create(new("right"));
+    store.commit(&Scope::All, begin).await.unwrap();
+    let readers = (0..4).map(|reader| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let mut seen = 0;
+            while seen < LAST {
+                let newest = if reader % 2 == 0 {
+                    number(&read(&store, "right").await.unwrap())
+                } else {
+                    let all = store.list::<Project>(&Scope::All, &Query::default()).await.unwrap();
+                    number(all.iter().find(|it| it.meta.key == key("right")).unwrap())
+                };
+                let first = number(&read(&store, "left").await.unwrap());
+                assert!(first >= newest && newest >= seen, "{first} after {newest}, and {seen} before");
+                seen = newest;
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    for next in 1..=LAST {
+        let (left, right) = (read(store, "left").await.unwrap(), read(store, "right").await.unwrap());
+        assert_eq!((number(&left), number(&right)), (next - 1, next - 1), "whoever wrote reads it");
+        let batch = Batch::new().declare(&left, saying(next), ()).declare(&right, saying(next), ());
+        store.commit(&Scope::All, batch).await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
+/// Writes while others read.
+const LAST: usize = 500;
+
+/// What an object says.
+fn number(object: &Object<Project>) -> usize {
+    object.spec.description.as_ref().map_or(0, |text| text.parse().unwrap())
 }
 
 /// The revisions that a watch tells up to a last one.
@@ -92,6 +133,7 @@ async fn of_a_file() {
         (1..=*all.last().unwrap()).collect::<Vec<_>>(),
         "the writer's own process is told of all"
     );
+    readers_never_go_back(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
