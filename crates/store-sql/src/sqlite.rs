@@ -20,6 +20,9 @@ const READERS: usize = 8;
 /// How long a statement waits for a lock that a checkpoint holds.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Pages of SQLite's log before it is merged into the file, 16 MB: pages that are written often are merged once.
+const CHECKPOINT: u32 = 4000;
+
 /// Statements that a connection keeps prepared.
 const PREPARED: usize = 256;
 
@@ -42,6 +45,7 @@ impl Sqlite {
         prepare(&writer)?;
         // On the disk before anybody is told that it is written.
         writer.pragma_update(None, "synchronous", "FULL")?;
+        writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
         Ok(Self {
             file: Arc::new(file.to_owned()),
             writer: Arc::new(tokio::sync::Mutex::new(writer)),

@@ -224,7 +224,12 @@ impl Batch {
     }
 }
 
+/// Bytes that most values take, so that they are not moved while they grow.
+const USUAL: usize = 2048;
+
 /// JSON text of a value of the model.
 fn encode<T: Serialize>(value: &T) -> Arc<str> {
-    serde_json::to_string(value).expect("model types always serialise to JSON").into()
+    let mut text = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut text, value).expect("model types always serialise to JSON");
+    String::from_utf8(text).expect("JSON is UTF-8").into()
 }
