@@ -181,7 +181,10 @@ impl Keeper {
         let run = match self.vehicle.adopt().await? {
             Some(run) => run,
             None => match self.start_unless_told_otherwise().await? {
-                Some(run) => run,
+                Some(run) => {
+                    self.enter(Phase::Unready { since: Span::ZERO });
+                    run
+                }
                 None => return Ok(()),
             },
         };
@@ -271,8 +274,13 @@ impl Keeper {
     }
 
     /// Follows the program's health; returns when it has to be started again.
+    ///
+    /// What was found running, by an agent that knows nothing else of it, may serve: it stays unknown until it has answered, or
+    /// has failed as often as one that was ready may.
     async fn probe(&self) {
-        self.enter(Phase::Unready { since: Span::ZERO });
+        if self.sight.lock().phase != Phase::Unknown {
+            self.enter(Phase::Unready { since: Span::ZERO });
+        }
         let Some(health) = &self.mark.launch.health else {
             self.enter(Phase::Ready { since: Span::ZERO });
             return std::future::pending().await;
@@ -284,7 +292,7 @@ impl Keeper {
         let (mut failures, mut pause) = (0, PROBE_FIRST);
         loop {
             let result = probe::once(health, &endpoints, &way).await;
-            let is_ready = matches!(self.sight.lock().phase, Phase::Ready { .. });
+            let may_serve = matches!(self.sight.lock().phase, Phase::Ready { .. } | Phase::Unknown);
             match result {
                 Ok(()) => {
                     failures = 0;
@@ -294,7 +302,7 @@ impl Keeper {
                 Err(said) => {
                     failures += 1;
                     self.sight.lock().probe = Some(said);
-                    if !is_ready || failures >= health.failures {
+                    if !may_serve || failures >= health.failures {
                         self.enter(Phase::Unready { since: Span::ZERO });
                     }
                     if is_dead(health, failures, began.elapsed()) {
@@ -302,7 +310,7 @@ impl Keeper {
                     }
                 }
             }
-            pause = if failures == 0 || is_ready { every } else { (pause * 2).min(every) };
+            pause = if failures == 0 || may_serve { every } else { (pause * 2).min(every) };
             tokio::time::sleep(pause).await;
         }
     }

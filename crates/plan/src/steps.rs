@@ -149,7 +149,8 @@ impl<'a> Steps<'a> {
                 (Some(cause), Traffic::Active, _) => {
                     self.push(step(Action::Drain { instance }, cause, Vec::new()));
                 }
-                (None, Traffic::Active, _) if !ready => {
+                // What is unknown may well serve: it goes on until it is known not to.
+                (None, Traffic::Active, phase) if !ready && phase != Phase::Unknown => {
                     self.push(step(Action::Drain { instance }, Cause::Routing, Vec::new()));
                 }
                 (None, Traffic::None | Traffic::Draining { .. }, _) if ready && survey.routed => {

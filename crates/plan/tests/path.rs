@@ -6,8 +6,9 @@ use plimsoll_model::AppSpec;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::TargetSpec;
 use plimsoll_model::object::{Generation, ObjectKey};
-use plimsoll_model::world::Presence;
-use plimsoll_plan::{Context, Input, decide, destination, path};
+use plimsoll_model::quantity::Span;
+use plimsoll_model::world::{Phase, Presence};
+use plimsoll_plan::{Context, Course, Input, decide, destination, path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -43,6 +44,26 @@ fn a_consumer_starts_after_its_provider_serves() {
         [vec!["publish", "create db/0"], vec!["admit db/0"], vec!["create web/0", "create web/1"]]
     );
     assert_eq!(waits(&input), Vec::<String>::new());
+}
+
+#[test]
+fn traffic_goes_on_to_a_copy_of_which_nothing_is_known_yet() {
+    let web = json!({"command": ["web"], "replicas": 2, "ports": {"http": 80},
+                     "routes": [{"host": "web.localhost", "port": "http"}]});
+    let settled = destination(&input(&json!({"web": web})));
+    let as_seen = |phase: Phase| {
+        let mut seen = settled.clone();
+        for view in seen.world.targets.values_mut() {
+            let Presence::Present(node) = &mut view.node else { panic!("the node is there") };
+            node.instances.values_mut().for_each(|instance| instance.phase = phase);
+        }
+        match decide(&seen).course {
+            Course::Adopt(plan) => plan.steps.iter().map(|step| step.action.verb()).collect(),
+            Course::Rest | Course::Continue(_) => Vec::new(),
+        }
+    };
+    assert_eq!(as_seen(Phase::Unknown), Vec::<&str>::new(), "an agent that has just begun knows no better");
+    assert_eq!(as_seen(Phase::Unready { since: Span::seconds(1) }), ["drain", "drain"]);
 }
 
 #[test]

@@ -408,6 +408,35 @@ async fn readiness_follows_the_probe_and_a_dead_program_is_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_running_serves_until_it_fails() {
+    let node = Node::new();
+    let mut launch = launch(&["sh", "-c", "touch healthy; exec sleep 1000"]);
+    launch.health = serde_json::from_value(serde_json::json!({
+        "exec": {"command": ["test", "-e", "healthy"]}, "every": "50ms", "failures": 3, "live": {"failures": 1000},
+    }))
+    .unwrap();
+    node.create("a", launch).await;
+    node.until("a", "ready", Instance::is_ready).await;
+    let may_serve = |it: &Instance| matches!(it.phase, Phase::Unknown | Phase::Ready { .. });
+    let second = Agent::open(config(node.directory.path())).unwrap();
+    until(&second, "a", "ready", |it| {
+        assert!(may_serve(it), "{:?} is what nobody has seen", it.phase);
+        it.is_ready()
+    })
+    .await;
+    // One that fails is unknown for as many probes as one that was ready stays so.
+    std::fs::remove_file(node.instance_file("a", "work/healthy")).unwrap();
+    let third = Agent::open(config(node.directory.path())).unwrap();
+    until(&third, "a", "told what its probe said", |it| {
+        assert!(may_serve(it), "{:?} after one failure", it.phase);
+        it.probe.is_some()
+    })
+    .await;
+    let seen = until(&third, "a", "unready", |it| matches!(it.phase, Phase::Unready { .. })).await;
+    assert_eq!(seen.restarts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_has_a_network_of_its_own_and_a_way_out() {
     let node = Node::new();
     if !rustix::process::geteuid().is_root() {
