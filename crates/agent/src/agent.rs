@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -10,8 +10,9 @@ use std::time::Duration;
 use plimsoll_container::{Engine, EngineError};
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
 use plimsoll_model::ObjectKey;
-use plimsoll_model::id::{BootId, InstallationId, InstanceId, PartName, TargetName, Uid};
+use plimsoll_model::id::{BootId, Digest, InstallationId, InstanceId, PartName, TargetName, Uid};
 use plimsoll_model::quantity::Span;
+use plimsoll_model::revision::Content;
 use plimsoll_model::step::{Action, Fence, Launch, Scope, Step};
 use plimsoll_model::world::{NodeTime, NodeView, Phase};
 use rustix::time::{ClockId, clock_gettime};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use crate::cgroups::Cgroups;
 use crate::container::{self, Container, Engaged, container_name};
 use crate::engines::Engines;
+use crate::fetch::{Credentials, Fetch, Fetched};
 use crate::keeper::{Keeper, Sight};
 use crate::ledger::{LedgerFile, NotAdmitted};
 use crate::networks::Networks;
@@ -53,6 +55,8 @@ pub struct Config {
     pub target: TargetName,
     /// The command line that starts a supervisor; the instance's directory is added to it.
     pub shim: Vec<String>,
+    /// The stable address where copies get their programs; they need not be able to without one.
+    pub programs: Option<SocketAddrV4>,
     /// Told of every change.
     pub on_change: OnChange,
 }
@@ -85,6 +89,7 @@ struct Setting {
     cgroups: Arc<Cgroups>,
     networks: Arc<Networks>,
     engines: Arc<Engines>,
+    credentials: Credentials,
 }
 
 struct State {
@@ -134,6 +139,7 @@ impl Agent {
             cgroups: Arc::new(Cgroups::discover(&config.installation)),
             networks: Arc::new(Networks::new(&directory)),
             engines: Arc::new(Engines::new(&config.installation, &directory.join("volumes"))),
+            credentials: Credentials::open(&directory).map_err(fail(&directory))?,
         };
         let state = Mutex::new(State { ledger, users, copies: BTreeMap::new() });
         let runtime = tokio::runtime::Handle::current();
@@ -156,6 +162,22 @@ impl Agent {
     /// The engine and the container of an instance that is one.
     pub(crate) fn container(&self, instance: &InstanceId) -> Option<(Engine, String)> {
         self.inner.container_of(instance).map(|(engine, name, _)| (engine, name))
+    }
+
+    /// Whose program whoever shows a credential gets: that of the one copy it is good for, and from nowhere else than that
+    /// copy's own address, where it has one.
+    pub fn fetched(&self, credential: &str, from: IpAddr) -> Option<Fetched> {
+        let shown = Digest::of_bytes(credential.as_bytes());
+        let state = self.inner.lock();
+        let mut fetching = state.copies.iter().filter_map(|(instance, copy)| {
+            let Some(Content::Fetched { digest }) = copy.mark.launch.content else { return None };
+            Some((instance, copy, digest))
+        });
+        let (instance, copy, digest) = fetching
+            .find(|(instance, ..)| self.inner.setting.credentials.of(instance).hash() == shown)
+            .filter(|(_, copy, _)| copy.should_run() && copy.mark.address.is_none_or(|own| from == own))?;
+        plimsoll_shim::note(copy.place.path(), "it gets its program");
+        Some(Fetched { app: copy.mark.key.clone(), instance: instance.clone(), digest })
     }
 
     pub(crate) fn engines(&self) -> &Engines {
@@ -221,7 +243,7 @@ impl Inner {
 
     fn vehicle(&self, instance: &InstanceId, place: &Place, mark: &Arc<Mark>) -> Vehicle {
         let (place, mark, content) = (place.clone(), mark.clone(), self.config.content.clone());
-        let Setting { shim, cgroups, networks, engines } = &self.setting;
+        let Setting { shim, cgroups, networks, engines, .. } = &self.setting;
         if mark.container.is_some() {
             let name = container_name(&mark, instance);
             return Vehicle::Container(Container { name, place, mark, content, engines: engines.clone() });
@@ -408,6 +430,9 @@ impl Inner {
         // No instance id begins with a dot.
         let draft = Place::at(instances.join(format!(".{instance}")));
         let place = self.place(instance);
+        let fetches = matches!(mark.launch.content, Some(Content::Fetched { .. }));
+        let at = self.config.programs.filter(|_| fetches);
+        let fetch = at.map(|at| Fetch { at, credential: self.setting.credentials.of(instance).into_text() });
         let written = (|| {
             remove_tree_io(draft.path())?;
             private_directory(draft.path(), None)?;
@@ -422,11 +447,11 @@ impl Inner {
                 }
                 let is_led = mark.address.is_some();
                 let from = if is_led { Standpoint::Container } else { Standpoint::Node };
-                let values = Values { secrets, from };
+                let values = Values { secrets, from, fetch: fetch.as_ref() };
                 let recipe = container::recipe(&draft, &place, &slot, &mark, engaged, values)?;
                 draft.write_recipe(&recipe)?;
             } else {
-                let values = Values { secrets, from: Standpoint::Node };
+                let values = Values { secrets, from: Standpoint::Node, fetch: fetch.as_ref() };
                 let run = render::prepare(&draft, &place, &slot, &mark, values)?;
                 plimsoll_shim::write_durably(draft.path(), plimsoll_shim::RUN, &run)?;
             }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use plimsoll_container::Engine;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{ComponentName, Digest, InstanceId, PartName};
-use plimsoll_shim::{LOG, LOG_BEFORE, STARTED, Started, read};
+use plimsoll_shim::{ENDED, LOG, LOG_BEFORE, STARTED, Started, read};
 
 use crate::agent::Agent;
 
@@ -111,8 +111,22 @@ impl Agent {
         if let Some((engine, container)) = self.container(instance) {
             return engine.view().borrow().containers.get(&container)?.began;
         }
+        self.written(instance, STARTED)
+    }
+
+    /// When an instance's last run that is over ended, in milliseconds since 1970 UTC; `None` if it is not kept here, or none
+    /// is.
+    pub fn ended(&self, instance: &InstanceId) -> Option<u64> {
+        if let Some((engine, container)) = self.container(instance) {
+            return engine.view().borrow().containers.get(&container)?.ended;
+        }
+        self.written(instance, ENDED)
+    }
+
+    /// When a record of an instance was written.
+    fn written(&self, instance: &InstanceId, record: &str) -> Option<u64> {
         let directory = self.with(instance, |_, place| place.path().to_owned())?;
-        let written = directory.join(STARTED).metadata().ok()?.modified().ok()?;
+        let written = directory.join(record).metadata().ok()?.modified().ok()?;
         let since = written.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
     }

@@ -6,8 +6,8 @@
 //! the instance's directory; an agent that starts finds what runs and adopts it.
 //!
 //! The way through the crate: `agent` (the driver port), `ledger` (which plan to follow, on disk), `place` (an
-//! instance's directory), `render` (from a launch to files and a command line), `keeper` (one instance's life),
-//! `runner` (its supervisor), `beside` (what people ask of it), `cgroups`, `networks`, `probe`, `users` (whose processes they are).
+//! instance's directory), `render` (from a launch to files and a command line), `fetch` (by what copies get programs by
+//! themselves), `keeper` (one instance's life), `runner` (its supervisor), `beside` (what people ask of it), `cgroups`, `networks`, `probe`, `users` (whose processes they are).
 //!
 //! Deliberately absent: decisions about how many copies there are, where traffic goes, and when something is
 //! replaced. Those are the plan's.
@@ -17,6 +17,7 @@ mod beside;
 mod cgroups;
 mod container;
 mod engines;
+mod fetch;
 mod keeper;
 mod ledger;
 mod networks;
@@ -30,3 +31,4 @@ mod vehicle;
 
 pub use agent::{Agent, AgentError, Config, OnChange};
 pub use beside::{Beside, Log, Reached, Used};
+pub use fetch::Fetched;

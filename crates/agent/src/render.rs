@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -13,6 +14,7 @@ use plimsoll_model::step::{Fragment, Launch, Rendered, VolumeMount};
 use plimsoll_model::world::from_containers;
 use plimsoll_shim::Run;
 
+use crate::fetch::Fetch;
 use crate::place::{Mark, Place, own, private_directory, sync_below};
 
 /// What every program finds in its environment unless it declares otherwise.
@@ -49,6 +51,18 @@ pub(crate) enum Standpoint {
 pub(crate) struct Values<'a> {
     pub(crate) secrets: &'a SecretValues,
     pub(crate) from: Standpoint,
+    /// How it gets its program, if it does so by itself.
+    pub(crate) fetch: Option<&'a Fetch>,
+}
+
+impl Values<'_> {
+    /// A stable address, as the copy sees it.
+    fn address(&self, ip: Ipv4Addr) -> Ipv4Addr {
+        match self.from {
+            Standpoint::Node => ip,
+            Standpoint::Container => from_containers(ip),
+        }
+    }
 }
 
 /// Text with its secrets and addresses put in.
@@ -57,10 +71,7 @@ pub(crate) fn text(rendered: &Rendered, values: Values<'_>) -> Result<String, Re
     for fragment in &rendered.0 {
         match fragment {
             Fragment::Text(text) => out.push_str(text),
-            Fragment::Host(ip) => out.push_str(&match values.from {
-                Standpoint::Node => ip.to_string(),
-                Standpoint::Container => from_containers(*ip).to_string(),
-            }),
+            Fragment::Host(ip) => out.push_str(&values.address(*ip).to_string()),
             Fragment::Secret { secret, .. } => {
                 let value =
                     values.secrets.get(secret).ok_or_else(|| RenderError::NoSecret(secret.to_string()))?;
@@ -192,7 +203,7 @@ fn argv(launch: &Launch, home: &Place) -> Result<Vec<String>, RenderError> {
         Some(Content::Tree { entry: Some(entry), .. }) => {
             Some(below(&home.work(), entry)?.display().to_string())
         }
-        Some(Content::Tree { entry: None, .. }) | None => None,
+        Some(Content::Tree { entry: None, .. } | Content::Fetched { .. }) | None => None,
     };
     let fill = |part: &String| match &file {
         Some(file) => part.replace("{file}", file),
@@ -230,6 +241,11 @@ pub(crate) fn own_environment(
     if let [port] = mark.ports.values().collect::<Vec<_>>()[..] {
         env.insert("PORT".to_owned(), port.to_string());
     }
+    if let Some(fetch) = values.fetch {
+        let at = format!("http://{}:{}/program", values.address(*fetch.at.ip()), fetch.at.port());
+        env.insert("PLIMSOLL_PROGRAM_URL".to_owned(), at);
+        env.insert("TOKEN".to_owned(), fetch.credential.expose().clone());
+    }
     for (name, port) in &mark.ports {
         let name = name.as_str().to_uppercase().replace('-', "_");
         env.insert(format!("PORT_{name}"), port.to_string());
@@ -247,10 +263,12 @@ pub(crate) fn own_environment(
 pub(crate) fn place_content(place: &Place, mark: &Mark, content: &Path) -> Result<bool, RenderError> {
     let mut files = BTreeMap::new();
     match &mark.launch.content {
-        None if mark.launch.image.is_some() => {
+        None | Some(Content::Fetched { .. }) if mark.launch.image.is_some() => {
             sync_below(place.path())?;
             return Ok(true);
         }
+        // The copy gets it by itself.
+        Some(Content::Fetched { .. }) => {}
         None if mark.launch.files.is_empty() && mark.launch.bindings.is_empty() => return Ok(true),
         None => {}
         Some(Content::Inline { name, text }) => {

@@ -18,6 +18,9 @@
 //! | `POST /projects/{project}/apps/{name}/operations` | what verbs write |
 //! | `GET /projects/{project}/apps/{name}/logs` | what its copies said; `follow=true` goes on |
 //! | `GET /projects/{project}/apps/{name}/exec` | a command beside a copy's program, over a WebSocket |
+//! | `POST /projects/{project}/programs` | the text of a program, which runs from then on; its owner's token is shown once |
+//! | `GET /projects/{project}/programs` | programs that were loaded |
+//! | `GET`, `DELETE` of it with `/{id}` | what has become of one; ending it. Its owner's token does these two |
 //! | `GET /projects/{project}/usage` | what copies use |
 //! | `GET /projects/{project}/http_sd` | every port of every copy, for Prometheus |
 //! | `POST /tokens` | a new token, shown once |
@@ -27,6 +30,8 @@
 //! | `POST /migrate` | moving everything to a PostgreSQL database |
 //! | `GET /whoami` | who the caller is, and in which projects what |
 //! | `GET /router` | where routes are served |
+//!
+//! On a stable address of its own, copies of programs ask for `GET /program`, each with a credential that is good for it alone.
 //!
 //! Beside it: `/livez`, `/readyz`, `/metrics`, `/version`, `/openapi.json`, and `/hooks`, where registries and pipelines say what
 //! has become of images. Every request but the first two and signed deliveries shows a token. A project in which the caller
@@ -38,6 +43,7 @@ mod access;
 mod conditions;
 mod derived;
 mod exec;
+mod fetch;
 mod hooks;
 mod kinds;
 mod limit;
@@ -47,6 +53,7 @@ mod objects;
 mod oidc;
 mod openapi;
 mod problem;
+mod programs;
 mod request;
 mod select;
 mod serve;
@@ -67,7 +74,8 @@ pub use kinds::{Origin, Resource};
 pub use logs::LogEntry;
 pub use oidc::{CameBack, Issuer, LoggedIn, LoginPlace};
 pub use openapi::openapi;
-pub use plimsoll_server::{Deployed, NewToken, Planned, Wish, identity};
+pub use plimsoll_server::{Deployed, Load, NewToken, Planned, Wish, identity};
+pub use programs::{Program, ProgramCopy, ProgramEnd, ProgramFailure, ProgramState, program_seen};
 pub use serve::{Certificate, End, Endpoint, Listen, ServeError, Serving, serve};
 pub use tls::{TlsError, TlsFiles};
 pub use usage::Usage;

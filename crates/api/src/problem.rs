@@ -7,7 +7,8 @@ use plimsoll_model::fields::Conflict;
 use plimsoll_model::id::PathHash;
 use plimsoll_model::words::in_words;
 use plimsoll_server::{
-    AccessError, ApplyError, BackupError, HoldError, MigrateError, OtherPlan, RotateError, TokenError,
+    AccessError, ApplyError, BackupError, Fault, HoldError, LoadError, MigrateError, OtherPlan, RotateError,
+    TokenError,
 };
 use plimsoll_store::StoreError;
 use serde::Serialize;
@@ -168,9 +169,10 @@ impl From<AccessError> for Problem {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::NoProject(_) => Self::new(Sort::NotFound, error.to_string()),
-            AccessError::Denied { .. } | AccessError::Nowhere { .. } | AccessError::Platform(_) => {
-                Self::new(Sort::Forbidden, error.to_string())
-            }
+            AccessError::Denied { .. }
+            | AccessError::Nowhere { .. }
+            | AccessError::Platform(_)
+            | AccessError::Owner => Self::new(Sort::Forbidden, error.to_string()),
             AccessError::Store(error) => error.into(),
         }
     }
@@ -197,6 +199,19 @@ impl From<ApplyError> for Problem {
             }
             ApplyError::Quota { .. } => Self::new(Sort::Forbidden, in_words(&error)),
             ApplyError::System(_) => Self::new(Sort::Internal, in_words(&error)),
+        }
+    }
+}
+
+impl From<LoadError> for Problem {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Invalid(faults) => {
+                let one = |it: Fault| serde_json::json!({"message": it.message, "pointer": it.pointer});
+                Self::refused(faults.into_iter().map(one).collect())
+            }
+            LoadError::NoRoom { .. } => Self::new(Sort::Conflict, error.to_string()),
+            LoadError::Apply(error) => error.into(),
         }
     }
 }

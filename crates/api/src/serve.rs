@@ -28,7 +28,7 @@ use crate::oidc::{Issuer, Login, Provider};
 use crate::problem::{Problem, Sort};
 use crate::tls::{TlsError, TlsFiles, acceptor};
 use crate::wire::API_VERSION;
-use crate::{access, exec, hooks, logs, objects, oidc, tokens, usage, verbs, whole, write};
+use crate::{access, exec, fetch, hooks, logs, objects, oidc, programs, tokens, usage, verbs, whole, write};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -103,6 +103,10 @@ impl Endpoint {
 pub struct Serving {
     listener: Listener,
     app: Router,
+    /// Where copies ask for their programs.
+    for_copies: (Vec<Listener>, Router),
+    /// What else is served.
+    beside: Vec<(Listener, Router)>,
     ending: watch::Sender<bool>,
     certificate: Certificate,
 }
@@ -161,10 +165,23 @@ impl Serving {
         self.certificate.clone()
     }
 
+    /// Serves something else as well, with limits and an end as the API has them.
+    pub fn beside(&mut self, socket: TcpListener, connections: usize, app: Router) {
+        self.beside.push((Listener { socket, tls: None, connections }, app));
+    }
+
+    /// Answers copies that ask where they get their programs more than that.
+    pub fn for_copies(&mut self, app: Router) {
+        self.for_copies.1 = std::mem::take(&mut self.for_copies.1).merge(app);
+    }
+
     /// Serves until the end was asked for and what was begun is finished.
     pub async fn run(self) {
-        let ending = self.ending.subscribe();
-        self.listener.serve(self.app, ending).await;
+        let (listeners, app) = self.for_copies;
+        let for_copies = listeners.into_iter().map(|listener| (listener, app.clone()));
+        let all = for_copies.chain(self.beside).chain([(self.listener, self.app)]);
+        let all = all.map(|(listener, app)| listener.serve(app, self.ending.subscribe()));
+        futures::future::join_all(all).await;
     }
 }
 
@@ -191,8 +208,9 @@ pub async fn serve(server: Arc<Server>, listen: Listen) -> Result<(Endpoint, Ser
     // One caller alone cannot take all connections for watches.
     let limits = Limits::new(listen.rate, listen.connections.div_ceil(2));
     let login = listen.issuer.clone().map(Provider::new).map(Arc::new);
+    let for_copies = (fetch::listeners(&server)?, fetch::routes(server.clone(), &limits));
     let app = routes(server, hash, &limits, ends, login);
-    Ok((endpoint, Serving { listener, app, ending, certificate }))
+    Ok((endpoint, Serving { listener, app, for_copies, beside: Vec::new(), ending, certificate }))
 }
 
 /// What can be asked of one object, wherever it belongs.
@@ -222,6 +240,8 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending, l
         .route(&format!("{of_app}/operations"), post(verbs::operate))
         .route(&format!("{of_app}/logs"), get(logs::logs))
         .route(&format!("{of_app}/exec"), get(exec::exec))
+        .route("/projects/{project}/programs", get(programs::list).post(programs::load))
+        .route("/projects/{project}/programs/{name}", get(programs::status).delete(programs::unload))
         .route("/projects/{project}/usage", get(usage::usage))
         .route("/projects/{project}/http_sd", get(usage::http_sd))
         .route("/projects/{project}/{plural}", get(objects::list))

@@ -95,6 +95,8 @@ struct InspectedState {
     exit_code: i32,
     #[serde(default)]
     started_at: String,
+    #[serde(default)]
+    finished_at: String,
 }
 
 #[derive(Deserialize)]
@@ -259,7 +261,8 @@ impl Engine {
         if labels.get(INSTALLATION).is_none_or(|of| *of != *self.inner.installation.as_str()) {
             return Ok(None);
         }
-        let InspectedState { status, running, oom_killed, pid, exit_code, started_at } = found.state;
+        let InspectedState { status, running, oom_killed, pid, exit_code, started_at, finished_at } =
+            found.state;
         // Podman says of one that is ending that it does not run.
         let is_running = running || ["paused", "stopping", "removing"].contains(&&*status);
         let was_started = !["created", "configured", "initialized"].contains(&&*status);
@@ -269,6 +272,7 @@ impl Engine {
             is_running,
             pid: Some(pid).filter(|pid| is_running && *pid > 0),
             began: millis(&started_at).filter(|_| was_started),
+            ended: millis(&finished_at).filter(|_| was_started && !is_running),
             exit: (was_started && !is_running).then_some(exit),
         };
         self.publish(name, seen.clone());

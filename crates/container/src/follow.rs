@@ -42,6 +42,8 @@ pub struct Seen {
     pub pid: Option<i32>,
     /// When its latest run began, in milliseconds since 1970 UTC; absent before the first.
     pub began: Option<u64>,
+    /// When the latest run ended, in milliseconds since 1970 UTC; absent while it runs.
+    pub ended: Option<u64>,
     /// How the latest run ended.
     pub exit: Option<Exit>,
 }

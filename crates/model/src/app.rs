@@ -81,6 +81,9 @@ pub struct Component {
     /// Limits of each copy.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
+    /// What must be free on the target for each copy when a program is loaded; its limits, where nothing is said.
+    #[serde(default, skip_serializing_if = "Reserve::is_empty")]
+    pub reserve: Reserve,
     /// What a copy may do, where it runs as a container.
     #[serde(default, skip_serializing_if = "Security::is_default")]
     pub security: Security,
@@ -118,6 +121,14 @@ impl Component {
         self.replicas.unwrap_or(1)
     }
 
+    /// What each copy is sure to have: what is reserved for it, or else its limits.
+    pub fn reserve(&self) -> Reserve {
+        Reserve {
+            cpu: self.reserve.cpu.or(self.resources.cpu),
+            memory: self.reserve.memory.or(self.resources.memory),
+        }
+    }
+
     /// Time between the request to stop and the kill.
     pub fn grace(&self) -> Span {
         self.grace.unwrap_or(Span::seconds(10))
@@ -148,6 +159,10 @@ pub struct Program {
     /// Which of the Target's runtimes runs it, such as `python`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeName>,
+    /// Whether each copy gets it by itself at every start, from `$PLIMSOLL_PROGRAM_URL` with the credential `$TOKEN` that is
+    /// good for that copy alone. Where the command line has a `{file}` all the same, the node puts that in its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fetch: bool,
 }
 
 /// Value of an environment variable: a literal (numbers and booleans are taken as their text) or a secret.
@@ -238,6 +253,25 @@ pub struct Resources {
 
 impl Resources {
     /// True when nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What one copy is sure to have. Copies are not limited to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reserve {
+    /// CPU time per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+}
+
+impl Reserve {
+    /// True when nothing is said.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Demand, Quota, Restriction, Role};
-use crate::app::AppSpec;
+use crate::app::{AppSpec, Reserve};
 use crate::id::{
     Digest, InstanceId, KeyName, ObjectName, PartName, ProjectName, RuntimeName, TargetName, Uid, UserName,
 };
@@ -191,6 +191,10 @@ pub struct TargetSpec {
     /// Whom the gates of rollouts may ask for numbers.
     #[serde(default, skip_serializing_if = "GateSources::is_default")]
     pub gates: GateSources,
+    /// How much Apps may reserve there together before no more programs are loaded. Default: what the machine has, for
+    /// `local`; no limit for others.
+    #[serde(default, skip_serializing_if = "Reserve::is_empty")]
+    pub capacity: Reserve,
 }
 
 /// Whom the gates of rollouts may ask for numbers. The server asks, from where it runs: so those who look after the target say
@@ -269,6 +273,16 @@ pub struct Runtime {
     /// The image that holds the runtime, where programs are containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
+    /// The command line for programs with `fetch`: it gets the program from `$PLIMSOLL_PROGRAM_URL`, showing `$TOKEN` as bearer
+    /// token, and runs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub fetch: Vec<String>,
+    /// The command line that checks a program's syntax before it is loaded, on the server, without running it; `{file}` stands
+    /// for the program's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub check: Vec<String>,
 }
 
 impl TargetSpec {
@@ -277,15 +291,26 @@ impl TargetSpec {
     /// # Panics
     /// Never: the names are valid.
     pub fn local() -> Self {
-        let runtime = |name: &str, command: &[&str]| {
-            let command = command.iter().map(|&part| part.to_owned()).collect();
-            (name.parse().expect("a valid runtime name"), Runtime { command, image: None })
+        let words = |words: &[&str]| words.iter().map(|&part| part.to_owned()).collect();
+        let runtime = |name: &str, command: &[&str], fetch: &[&str], check: &[&str]| {
+            let (command, fetch, check) = (words(command), words(fetch), words(check));
+            (name.parse().expect("a valid runtime name"), Runtime { command, image: None, fetch, check })
         };
+        let (by_bash, by_node, by_python) =
+            (include_str!("fetch/bash.sh"), include_str!("fetch/node.js"), include_str!("fetch/python.py"));
+        let file = "{file}";
         Self {
             runtimes: BTreeMap::from([
-                runtime("bash", &["bash", "{file}"]),
-                runtime("node", &["node", "{file}"]),
-                runtime("python", &["python3", "-u", "{file}"]),
+                runtime("bash", &["bash", file], &["bash", "-c", by_bash], &["bash", "-n", file]),
+                runtime("node", &["node", file], &["node", "-e", by_node], &["node", "--check", file]),
+                runtime(
+                    "python",
+                    &["python3", "-u", file],
+                    &["python3", "-u", "-c", by_python],
+                    &["python3", "-m", "py_compile", file],
+                ),
+                runtime("php", &["php", file], &[], &["php", "-l", file]),
+                runtime("ruby", &["ruby", file], &[], &["ruby", "-c", file]),
             ]),
             ..Self::default()
         }
@@ -330,6 +355,9 @@ pub struct TokenSpec {
     /// When it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// The App that it owns: it shows that one's status and ends it, and does nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owns: Option<ClaimSpec>,
     /// For people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
@@ -355,7 +383,7 @@ pub struct TombstoneSpec {
 }
 
 /// Who holds a [`Claim`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSpec {
     /// The App.

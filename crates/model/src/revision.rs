@@ -88,6 +88,11 @@ pub enum Content {
         /// The file that `{file}` stands for.
         entry: Option<String>,
     },
+    /// One file that each copy gets by itself.
+    Fetched {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+    },
     /// The text itself.
     Inline {
         /// Name of the file it is written to.
@@ -120,7 +125,7 @@ impl Content {
     /// What must be in the content store before a copy can start.
     pub fn digest(&self) -> Option<Digest> {
         match self {
-            Self::File { digest, .. } | Self::Tree { digest, .. } => Some(*digest),
+            Self::File { digest, .. } | Self::Tree { digest, .. } | Self::Fetched { digest } => Some(*digest),
             Self::Inline { .. } => None,
         }
     }

@@ -95,6 +95,7 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
     if let Some(workdir) = &it.workdir {
         placed_path(&mut check.at("workdir"), it, workdir);
     }
+    reserve(check, it);
     image(check, it);
     volumes(check, it);
     outside_volumes(check, it);
@@ -119,6 +120,9 @@ fn program(check: &mut Check<'_>, it: &Program, has_command: bool) {
     if it.inline.is_some() && it.digest.is_some() {
         check.at("digest").fail("`inline` content has no digest of its own");
     }
+    if it.fetch && it.file.is_none() {
+        check.at("fetch").fail("only a program of one `file` is fetched");
+    }
     if it.entry.is_some() && it.directory.is_none() {
         check.at("entry").fail("`entry` belongs to a `directory`");
     }
@@ -129,6 +133,17 @@ fn program(check: &mut Check<'_>, it: &Program, has_command: bool) {
         if let Some(path) = path {
             relative_path(&mut check.at(name), path);
         }
+    }
+}
+
+/// What a copy may not have cannot be reserved for it.
+fn reserve(check: &mut Check<'_>, it: &Component) {
+    let mut check = check.at("reserve");
+    if it.reserve.cpu.zip(it.resources.cpu).is_some_and(|(reserve, limit)| reserve > limit) {
+        check.at("cpu").fail("more is reserved than the limit in `resources`");
+    }
+    if it.reserve.memory.zip(it.resources.memory).is_some_and(|(reserve, limit)| reserve > limit) {
+        check.at("memory").fail("more is reserved than the limit in `resources`");
     }
 }
 

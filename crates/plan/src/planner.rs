@@ -332,7 +332,8 @@ impl<'a> Planner<'a> {
         let memory = self.memory.remove(name).unwrap_or_default();
         let sides = self.sides(&memory, &subject);
         let keep_stopped = subject.declared.is_some() && (self.off() || subject.goal.is_none());
-        let grace = subject.declared.map_or(Span::seconds(10), Component::grace);
+        // What is declared of its end holds to the end.
+        let grace = self.input.spec.components.get(name).map_or(Span::seconds(10), Component::grace);
         for side in &sides {
             self.steps.follow(name, &side.survey, &side.moves, grace, keep_stopped);
             self.create(name, &memory, side);
@@ -446,7 +447,12 @@ impl<'a> Planner<'a> {
     fn explain(&mut self, subject: &Subject<'_>, memory: &Memory, sides: &[Side<'_>], verdict: &Verdict) {
         let wait = |reason, deadline| Wait::new(Some(subject.name.clone()), reason, deadline);
         for Side { survey, moves, .. } in sides {
-            self.waits.extend(waits::of_copies(subject.name, subject.declared, survey, moves));
+            self.waits.extend(waits::of_copies(
+                subject.name,
+                self.input.spec.components.get(subject.name),
+                survey,
+                moves,
+            ));
         }
         let (Some(declared), false) = (subject.declared, self.off()) else { return };
         let deadline = declared.update.deadline();

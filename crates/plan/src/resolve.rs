@@ -171,7 +171,10 @@ fn component_revision(
         match (&component.command[..], component.program.as_ref().and_then(|it| it.runtime.as_ref())) {
             ([], Some(runtime)) => {
                 let missing = || Reason::RuntimeMissing { target: target.clone(), runtime: runtime.clone() };
-                target_spec.runtimes.get(runtime).ok_or_else(missing)?.command.clone()
+                let known = target_spec.runtimes.get(runtime).ok_or_else(missing)?;
+                let fetches =
+                    component.program.as_ref().is_some_and(|it| it.fetch) && !known.fetch.is_empty();
+                if fetches { known.fetch.clone() } else { known.command.clone() }
             }
             (command, _) => command.to_vec(),
         };
@@ -184,7 +187,7 @@ fn component_revision(
     };
     Ok(ComponentRevision {
         image,
-        content: component.program.as_ref().and_then(content),
+        content: component.program.as_ref().and_then(|program| content(program, &argv)),
         argv,
         args,
         workdir: component.workdir.clone(),
@@ -201,9 +204,11 @@ fn component_revision(
 
 /// The content a program names. Validation has made sure that exactly one form is there, and admission that
 /// files and directories carry a digest.
-fn content(program: &Program) -> Option<Content> {
+fn content(program: &Program, argv: &[String]) -> Option<Content> {
     let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let is_placed = argv.iter().any(|part| part.contains("{file}"));
     match (program.digest, &program.file, &program.directory, &program.inline) {
+        (Some(digest), Some(_), _, _) if program.fetch && !is_placed => Some(Content::Fetched { digest }),
         (Some(digest), Some(file), _, _) => Some(Content::File { name: base(file), digest }),
         (Some(digest), _, Some(_), _) => Some(Content::Tree { digest, entry: program.entry.clone() }),
         (_, _, _, Some(text)) => Some(Content::Inline { name: "program".into(), text: text.clone() }),

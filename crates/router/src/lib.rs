@@ -27,3 +27,4 @@ mod wire;
 
 pub use driver::{LOCKED, RouterDriver};
 pub use process::{Ports, RouterError, run};
+pub use tcp::listen_beside;

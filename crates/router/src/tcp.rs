@@ -78,6 +78,18 @@ fn for_containers(at: SocketAddr, shared: &[u16]) -> io::Result<std::net::TcpLis
     socket::stable(SocketAddr::from((from_containers(*at.ip()), at.port())), shared, true)
 }
 
+/// Listens to a stable address that the router does not serve: as the node sees it and, where that can be had, as containers
+/// do.
+///
+/// # Errors
+/// When somebody else has it.
+pub fn listen_beside(at: SocketAddr) -> io::Result<Vec<std::net::TcpListener>> {
+    let shared = [at.port()];
+    let mut listeners = vec![socket::stable(at, &shared, false)?];
+    listeners.extend(for_containers(at, &shared));
+    Ok(listeners)
+}
+
 async fn accept(at: SocketAddr, listener: TcpListener, state: Arc<State>) {
     loop {
         match listener.accept().await {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use plimsoll_model::access::{Restriction, Role, Verb};
 use plimsoll_model::audit::Actor;
 use plimsoll_model::id::{Digest, ObjectName, ProjectName, UserName};
-use plimsoll_model::kind::TokenSpec;
+use plimsoll_model::kind::{ClaimSpec, TokenSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{ObjectKey, Project, Token};
 use plimsoll_store::{Query, Scope, Store, StoreError};
@@ -31,6 +31,8 @@ pub struct Caller {
     pub expires: Option<Timestamp>,
     /// The Apps that they may deploy to; all without any.
     pub(crate) apps: BTreeSet<ObjectName>,
+    /// The program that they own: they may see and end that one, and nothing else.
+    pub owns: Option<ClaimSpec>,
     /// The hash of their token, if it is one that can be revoked.
     hash: Option<Digest>,
 }
@@ -64,6 +66,11 @@ pub enum AccessError {
     /// Only administrators of the platform may.
     #[error("only an administrator of the platform may {0}")]
     Platform(&'static str),
+    /// They own a program, and this is something else.
+    #[error(
+        "the token of a program's owner shows the status of that program and unloads it, and does nothing else"
+    )]
+    Owner,
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -79,7 +86,14 @@ impl Caller {
     /// Somebody whom nothing keeps from anything, until they are restricted.
     pub(crate) fn restricted(actor: Actor) -> Self {
         let (only, apps) = (Restriction::default(), BTreeSet::new());
-        Self { actor, is_administrator: true, only, expires: None, apps, hash: None }
+        Self { actor, is_administrator: true, only, expires: None, apps, owns: None, hash: None }
+    }
+
+    /// Somebody without a token whom their address has let in, to load programs into a project.
+    pub fn compatible(project: &ProjectName, from: Option<IpAddr>) -> Self {
+        let user = "compat".parse().expect("a valid user name");
+        let only = Restriction { projects: [project.clone()].into(), verbs: [Verb::Write].into() };
+        Self { only, ..Self::restricted(Actor { user, token: None, from }) }
     }
 
     /// Whoever shows a token; `None` if it is none of ours, or has ended.
@@ -119,10 +133,10 @@ impl Caller {
         let Some(token) = token.filter(|it| it.spec.hash == hash && is_valid(&it.spec, now)) else {
             return Ok(None);
         };
-        let TokenSpec { user, admin, only, expires, .. } = token.spec;
+        let TokenSpec { user, admin, only, expires, owns, .. } = token.spec;
         let actor = Actor { user, token: Some(name), from };
         let apps = BTreeSet::new();
-        Ok(Some(Self { actor, is_administrator: admin, only, expires, apps, hash: Some(hash) }))
+        Ok(Some(Self { actor, is_administrator: admin, only, expires, apps, owns, hash: Some(hash) }))
     }
 
     /// The user.
@@ -140,6 +154,9 @@ impl Caller {
         project: &ProjectName,
         verb: Verb,
     ) -> Result<Scope, AccessError> {
+        if self.owns.is_some() {
+            return Err(AccessError::Owner);
+        }
         let unseen = || AccessError::NoProject(project.clone());
         let key = ObjectKey::of_installation(name_of_project(project));
         let object = store.get::<Project>(&Scope::All, &key).await?.ok_or_else(unseen)?;
@@ -181,6 +198,9 @@ impl Caller {
     /// When the store does not answer.
     pub async fn projects_for(&self, store: &Store, verb: Verb) -> Result<BTreeSet<ProjectName>, StoreError> {
         let mut found = BTreeSet::new();
+        if self.owns.is_some() {
+            return Ok(found);
+        }
         for project in store.list::<Project>(&Scope::All, &Query::default()).await? {
             let Ok(name) = project.meta.key.name.as_str().parse::<ProjectName>() else { continue };
             let role = project.spec.members.get(self.user());

@@ -544,7 +544,9 @@ impl Server {
         let is_one = matches!(
             error,
             ApplyError::Quota { .. }
-                | ApplyError::Access(AccessError::Denied { .. } | AccessError::Platform(_))
+                | ApplyError::Access(
+                    AccessError::Denied { .. } | AccessError::Platform(_) | AccessError::Owner
+                )
         );
         if is_one {
             self.record_refusal(caller, action, kind, object, error.to_string()).await;

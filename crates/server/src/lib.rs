@@ -22,10 +22,12 @@ mod abandon;
 mod access;
 mod apply;
 mod backup;
+mod capacity;
 mod certificates;
 mod content;
 mod data;
 mod deploy;
+mod fetch;
 mod gate;
 mod gauges;
 mod govern;
@@ -36,12 +38,14 @@ mod keyring;
 mod meter;
 mod migrate;
 mod plan;
+mod programs;
 mod quota;
 mod receipt;
 mod rotate;
 mod seal;
 mod server;
 mod store;
+mod syntax;
 mod tokens;
 
 pub use access::{ADMINISTRATOR, AccessError, Caller, name_of_project};
@@ -61,6 +65,9 @@ pub use plimsoll_certificate::Settings as AcmeSettings;
 pub use plimsoll_driver::DriverError;
 pub use plimsoll_reconcile::Drivers;
 pub use plimsoll_router::Ports;
+pub use programs::{
+    Fault, HEALTH_PORT, LARGEST_PROGRAM, Load, LoadError, Loaded, PROGRAM_LABEL, USER_ANNOTATION, is_program,
+};
 pub use receipt::{Known, Named};
 pub use rotate::{RotateError, Rotated};
 pub use seal::KeyId;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use plimsoll_agent::{Agent, AgentError, Beside, Log, Reached, Used};
@@ -30,12 +30,14 @@ use crate::backup::installation_key;
 use crate::certificates;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
+use crate::fetch;
 use crate::gate::Gate;
 use crate::gauges::{self, Asked};
 use crate::images::Sources;
 use crate::keyring::Keyring;
 use crate::meter::{Meter, Metered};
 use crate::plan::Reviews;
+use crate::programs;
 use crate::receipt;
 use crate::store::{self, StoreChoiceError};
 
@@ -115,6 +117,8 @@ struct LocalNode {
     agent: Option<Agent>,
     router: RouterDriver,
     drivers: Drivers,
+    /// Where copies get programs by themselves.
+    programs: Vec<TcpListener>,
 }
 
 impl LocalNode {
@@ -131,15 +135,17 @@ impl LocalNode {
         command.extend(https.map(|port| format!("--https-port={port}")));
         let router = RouterDriver::new(target.clone(), tables, command);
         if let Some(drivers) = settings.drivers.clone() {
-            return Ok(Self { agent: None, router, drivers });
+            return Ok(Self { agent: None, router, drivers, programs: Vec::new() });
         }
         let marker = hints.clone();
+        let (at, programs) = fetch::listen(data.installation()).unzip();
         let agent = Agent::open(plimsoll_agent::Config {
             directory,
             content: data.content(),
             installation: data.installation().clone(),
             target,
             shim: vec![program, "shim".into()],
+            programs: at,
             on_change: Arc::new(move |app| marker.mark(app)),
         })?;
         // Who names a place wants that one. Without, a router that does not start is a wait like any other.
@@ -157,7 +163,7 @@ impl LocalNode {
             }
         }
         let drivers = Drivers::new().with(agent.clone()).with(router.clone());
-        Ok(Self { agent: Some(agent), router, drivers })
+        Ok(Self { agent: Some(agent), router, drivers, programs: programs.unwrap_or_default() })
     }
 }
 
@@ -189,6 +195,9 @@ pub struct Server {
     pub(crate) tidying: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves everything to another store.
     pub(crate) migrating: tokio::sync::Mutex<()>,
+    /// Held by whoever looks for room for a program.
+    pub(crate) loading: tokio::sync::Mutex<()>,
+    programs: Mutex<Vec<TcpListener>>,
     _tasks: JoinSet<()>,
 }
 
@@ -208,7 +217,8 @@ impl Server {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let hints = Hints::new(u64::from_ne_bytes(seed));
-        let LocalNode { agent, router, drivers } = LocalNode::open(&data, &settings, &hints).await?;
+        let LocalNode { agent, router, drivers, programs } =
+            LocalNode::open(&data, &settings, &hints).await?;
         let hold = Hold::new(data.held().is_some());
         let identity = Identity { installation: data.installation().clone(), epoch: data.epoch(), hold };
         let reconciler = AppReconciler::new(
@@ -265,6 +275,8 @@ impl Server {
             looks,
             tidying,
             migrating: tokio::sync::Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            programs: Mutex::new(programs),
             _tasks: tasks,
         })
     }
@@ -277,6 +289,16 @@ impl Server {
     /// The data directory.
     pub fn data(&self) -> &DataDirectory {
         &self.data
+    }
+
+    /// The agent of the local node, if there is one.
+    pub(crate) fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
+    }
+
+    /// Where copies ask for their programs, for the one who answers them; nobody gets them twice.
+    pub fn program_listeners(&self) -> Vec<TcpListener> {
+        std::mem::take(&mut *self.programs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where a copy is reached, if it is one of the local node.
@@ -428,6 +450,7 @@ async fn tidy(store: Store, content: PathBuf, hold: Hold, tidying: Arc<tokio::sy
         // What is in the way now is tidied away at the next tick.
         content::collect(&store, &content).await.ok();
         receipt::collect(&store, WallClock.now()).await.ok();
+        programs::collect(&store, WallClock.now()).await.ok();
     }
 }
 

@@ -72,8 +72,25 @@ pub enum TokenError {
     System(#[from] io::Error),
 }
 
-/// The name within a token's text.
+/// The name of the token that owns a program. It is made of its hash, which tells nothing of the token.
+pub(crate) fn owner_name(hash: Digest) -> ObjectName {
+    format!("owner-{}", &hash.to_string()[..32]).parse().expect("a word and digits form a name")
+}
+
+/// Whether a text has the form of a UUID, as tokens of owners have.
+fn is_uuid(text: &str) -> bool {
+    let is_part = |(index, byte): (usize, u8)| match index {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(is_part)
+}
+
+/// The name of a token by its text.
 pub(crate) fn name_of(text: &str) -> Option<ObjectName> {
+    if is_uuid(text) {
+        return Some(owner_name(Digest::of_bytes(text.as_bytes())));
+    }
     let (name, _) = text.strip_prefix(TOKEN_PREFIX)?.rsplit_once('_')?;
     name.parse().ok()
 }
@@ -146,6 +163,9 @@ impl Server {
     /// Whether a caller may give out a token: an administrator any; everybody one for themselves; an admin of projects one for
     /// anybody that is restricted to those. None may do more, or live longer, than the one that is shown.
     async fn may_give(&self, caller: &Caller, user: &UserName, new: &NewToken) -> Result<(), AccessError> {
+        if caller.owns.is_some() {
+            return Err(AccessError::Owner);
+        }
         if new.admin {
             caller.platform("give out tokens of administrators")?;
         }
@@ -176,6 +196,9 @@ impl Server {
     async fn administrates(&self, caller: &Caller, token: &Object<Token>) -> Result<bool, StoreError> {
         if caller.is_platform() {
             return Ok(true);
+        }
+        if caller.owns.is_some() {
+            return Ok(false);
         }
         if token.spec.admin || !caller.only.covers(&token.spec.only) {
             return Ok(false);
@@ -246,6 +269,7 @@ fn made(new: NewToken, user: UserName, now: Timestamp) -> io::Result<(New<Token>
         admin: new.admin,
         only: new.only,
         expires: new.expires,
+        owns: None,
         description: new.description,
     };
     let token = New::<Token> {

@@ -38,6 +38,7 @@ fn config(directory: &Path) -> Config {
         installation: "here".parse().unwrap(),
         target: "local".parse().unwrap(),
         shim: vec![env!("CARGO_BIN_EXE_plimsoll").into(), "shim".into()],
+        programs: None,
         on_change: Arc::new(|_| {}),
     }
 }

@@ -45,6 +45,7 @@ fn open(directory: &TempDir) -> Agent {
         installation: "here".parse().unwrap(),
         target: "local".parse().unwrap(),
         shim: vec![env!("CARGO_BIN_EXE_plimsoll").into(), "shim".into()],
+        programs: None,
         on_change: Arc::new(|_| {}),
     })
     .unwrap()
