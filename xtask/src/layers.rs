@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent", "plimsoll-router"],
     &["plimsoll-sim", "plimsoll-server"],
     &["plimsoll-api"],
+    &["plimsoll-compat"],
     &["plimsoll"],
     &["xtask"],
 ];
