@@ -9,13 +9,14 @@ use hyper::Response;
 use hyper::body::Bytes;
 use plimsoll_api::{
     CameBack, Deployed, Deployments, Endpoint, INSTANCES, Instance, LogEntry, LoggedIn, NewToken, Operation,
-    Planned, Usage, WhoAmI, Wish,
+    Planned, Program, Usage, WhoAmI, Wish,
 };
 use plimsoll_manifest::Document;
 use plimsoll_model::audit::AuditRecord;
 use plimsoll_model::id::{Digest, ObjectName, PathHash, ProjectName};
 use plimsoll_model::kind::TombstoneSpec;
 use plimsoll_model::object::{Metadata, Observed};
+use plimsoll_model::quantity::Span;
 use plimsoll_model::{App, Kind, Object, ObjectKey};
 use plimsoll_server::{Migrated, OnHold, Rotated};
 use serde::Deserialize;
@@ -388,6 +389,51 @@ impl Client {
     pub(crate) fn delete(&self, key: &ObjectKey, plural: &str, dry_run: bool) -> anyhow::Result<()> {
         let query = if dry_run { "?dryRun=All" } else { "" };
         self.send("DELETE", &format!("{}{query}", Self::place(key, plural)), b"").map(drop)
+    }
+
+    /// The same control plane, asked by whoever has this token.
+    pub(crate) fn with_token(self, token: String) -> Self {
+        Self { token, ..self }
+    }
+
+    /// Loads a program, and returns what is said of it this once.
+    pub(crate) fn load(&self, project: &ProjectName, body: &Value, dry_run: bool) -> anyhow::Result<Value> {
+        let query = if dry_run { "?dryRun=All" } else { "" };
+        self.send("POST", &format!("{BASE}/projects/{project}/programs{query}"), &serde_json::to_vec(body)?)
+    }
+
+    /// What has become of a program.
+    pub(crate) fn program(&self, project: &ProjectName, id: &ObjectName) -> anyhow::Result<Program> {
+        Ok(serde_json::from_value(self.get(&format!("{BASE}/projects/{project}/programs/{id}"))?)?)
+    }
+
+    /// The same, if there is one.
+    pub(crate) fn find_program(
+        &self,
+        project: &ProjectName,
+        id: &ObjectName,
+    ) -> anyhow::Result<Option<Program>> {
+        match self.program(project, id) {
+            Err(error) if is_missing(&error) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// The programs of a project.
+    pub(crate) fn programs(&self, project: &ProjectName) -> anyhow::Result<Vec<Program>> {
+        let mut found = self.get(&format!("{BASE}/projects/{project}/programs"))?;
+        Ok(serde_json::from_value(found["items"].take())?)
+    }
+
+    /// Ends a program.
+    pub(crate) fn unload(
+        &self,
+        project: &ProjectName,
+        id: &ObjectName,
+        grace: Option<Span>,
+    ) -> anyhow::Result<()> {
+        let query = grace.map_or_else(String::new, |grace| format!("?grace={grace}"));
+        self.send("DELETE", &format!("{BASE}/projects/{project}/programs/{id}{query}"), b"").map(drop)
     }
 
     /// Gives an App up, and says what may be left of it.

@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::Ended;
+use crate::compat::CompatOptions;
 use crate::follow::talk;
 use crate::install::Install;
 use crate::place::Where;
@@ -112,6 +113,9 @@ pub(crate) struct HostOptions {
         requires = "oidc_issuer"
     )]
     oidc_admins: Vec<UserName>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compat: CompatOptions,
     /// The data directory that a file names; commands have an option of their own for it.
     #[arg(skip)]
     data_dir: Option<PathBuf>,
@@ -159,6 +163,7 @@ impl HostOptions {
             oidc_client_secret_file: self.oidc_client_secret_file.or(file.oidc_client_secret_file),
             oidc_user_claim: self.oidc_user_claim.or(file.oidc_user_claim),
             oidc_admins: if self.oidc_admins.is_empty() { file.oidc_admins } else { self.oidc_admins },
+            compat: self.compat.or(file.compat),
             data_dir: self.data_dir.or(file.data_dir),
         }
     }
@@ -248,10 +253,11 @@ impl Host {
             let mut terminate = signal(SignalKind::terminate())?;
             let listen = options.listen()?;
             let (routes, acme) = (options.routes(), options.acme());
-            let HostOptions { store, key_file, .. } = options;
+            let HostOptions { store, key_file, compat, .. } = options;
             let settings = Settings { data, program, routes, acme, store, key_file, drivers: None };
             let server = Arc::new(Server::start(settings).await?);
-            let (endpoint, serving) = plimsoll_api::serve(server.clone(), listen).await?;
+            let (endpoint, mut serving) = plimsoll_api::serve(server.clone(), listen).await?;
+            compat.serve(&server, &mut serving).await?;
             let (end, certificate) = (serving.end(), serving.certificate());
             let serving = tokio::spawn(serving.run());
             tokio::spawn(async move {

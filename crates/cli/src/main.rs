@@ -7,6 +7,7 @@ mod backup;
 mod bundle;
 mod ci;
 mod client;
+mod compat;
 mod complete;
 mod config;
 mod delete;
@@ -28,6 +29,7 @@ mod patch;
 mod people;
 mod place;
 mod plan;
+mod programs;
 mod rollout;
 mod showing;
 mod sim;
@@ -88,6 +90,14 @@ enum Command {
     Cp(exec::Cp),
     /// Print how much CPU and memory copies use now
     Top(top::Top),
+    /// Run a program from its text, under a token that owns it
+    Load(programs::LoadCommand),
+    /// Print what has become of a program that was loaded
+    Status(programs::Status),
+    /// End a program that was loaded
+    Unload(programs::Unload),
+    /// List the programs that were loaded
+    Programs(programs::Programs),
     /// Print which bytes the images of Apps stood for, since when and why
     Images(images::Images),
     /// What pipelines say: deploy what was built
@@ -247,6 +257,10 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Exec(exec) => exec.run(),
         Command::Cp(cp) => cp.run(),
         Command::Top(top) => top.run(),
+        Command::Load(load) => load.run(),
+        Command::Status(status) => status.run(),
+        Command::Unload(unload) => unload.run(),
+        Command::Programs(programs) => programs.run(),
         Command::Images(images) => images.run(),
         Command::Ci(ci) => ci.run(),
         Command::Wait(wait) => wait.run(),

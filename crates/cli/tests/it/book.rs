@@ -337,6 +337,11 @@ fn the_containers() {
 }
 
 #[test]
+fn the_programs() {
+    Session::begin(&[]).run(&file("docs/programs.md"));
+}
+
+#[test]
 fn the_pipelines() {
     let (engine, registry) = (Engine::start(Make::Docker), Registry::start());
     let names =
@@ -388,6 +393,7 @@ fn no_document_is_left_out() {
         "concepts",
         "rollouts",
         "containers",
+        "programs",
         "pipelines",
         "https",
         "operations",

@@ -38,6 +38,7 @@ fn routes(plane: &Plane) -> Vec<(String, String, Option<Value>)> {
                 ("operations", _) => Some(json!({"paused": true})),
                 ("tokens", _) => Some(json!({"name": "mine", "user": "stranger"})),
                 ("deploy", _) => Some(json!({"image": format!("r.example/app@sha256:{}", "0".repeat(64))})),
+                ("programs", _) => Some(json!({"program": "pass", "runtime": "python"})),
                 ("registry", _) => Some(json!({"events": []})),
                 ("apply" | "plan", _) => Some(json!({
                     "apiVersion": "plimsoll.dev/v1", "kind": "Secret", "metadata": {"name": "hidden"},
