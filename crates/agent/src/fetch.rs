@@ -57,14 +57,13 @@ pub(crate) struct Credentials(hmac::Key);
 impl Credentials {
     /// Reads the node's key, making it if there is none.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        let bytes = match read::<[u8; KEY]>(directory, FILE)? {
-            Some(bytes) => bytes,
-            None => {
-                let mut bytes = [0; KEY];
-                getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-                write_durably(directory, FILE, &bytes)?;
-                bytes
-            }
+        let bytes = if let Some(bytes) = read::<[u8; KEY]>(directory, FILE)? {
+            bytes
+        } else {
+            let mut bytes = [0; KEY];
+            getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+            write_durably(directory, FILE, &bytes)?;
+            bytes
         };
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }

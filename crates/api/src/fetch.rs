@@ -45,15 +45,11 @@ async fn program(
     let shown =
         headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let found = server.fetch_program(shown.unwrap_or_default(), from.ip()).await;
-    match found.map_err(|error| Problem::new(Sort::Internal, error.to_string()))? {
-        Some(text) => Ok(([(header::CONTENT_TYPE, "application/octet-stream")], text).into_response()),
-        None => {
-            // Whoever tries credentials may do so slowly.
-            limits.ask(&Asker::Unknown(Some(from.ip())))?;
-            Err(Problem::new(
-                Sort::Unauthorized,
-                "the credential is good for no copy that runs and asks from here",
-            ))
-        }
+    if let Some(text) = found.map_err(|error| Problem::new(Sort::Internal, error.to_string()))? {
+        return Ok(([(header::CONTENT_TYPE, "application/octet-stream")], text).into_response());
     }
+    // Whoever tries credentials may do so slowly.
+    limits.ask(&Asker::Unknown(Some(from.ip())))?;
+    let detail = "the credential is good for no copy that runs and asks from here";
+    Err(Problem::new(Sort::Unauthorized, detail))
 }

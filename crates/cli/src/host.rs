@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use plimsoll_api::{Certificate, End, Endpoint, Issuer, Listen, TlsFiles};
-use plimsoll_model::id::UserName;
+use plimsoll_compat::Allowed;
+use plimsoll_model::id::{ProjectName, RuntimeName, UserName};
 use plimsoll_model::secret::Sensitive;
 use plimsoll_server::{AcmeSettings, DataError, Ports, Server, Settings, StartError};
 use sd_notify::NotifyState;
@@ -19,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::Ended;
-use crate::compat::CompatOptions;
+use crate::compat::{Compatible, System};
 use crate::follow::talk;
 use crate::install::Install;
 use crate::place::Where;
@@ -113,9 +114,27 @@ pub(crate) struct HostOptions {
         requires = "oidc_issuer"
     )]
     oidc_admins: Vec<UserName>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    compat: CompatOptions,
+    /// Serve the clients of a system that came before, which show no tokens [default: none]
+    #[arg(long, env = "PLIMSOLL_COMPAT", value_name = "SYSTEM")]
+    compat: Option<System>,
+    /// Where they are served [default: 127.0.0.1:8000]; anything but loopback needs --compat-project and --compat-allow
+    #[arg(long, env = "PLIMSOLL_COMPAT_LISTEN", value_name = "ADDRESS:PORT", requires = "compat")]
+    compat_listen: Option<SocketAddr>,
+    /// The project that their programs are loaded into [default: default]; off loopback it must have a quota
+    #[arg(long, env = "PLIMSOLL_COMPAT_PROJECT", value_name = "PROJECT", requires = "compat")]
+    compat_project: Option<ProjectName>,
+    /// The networks that may come in, beside this machine, such as 10.1.0.0/16
+    #[arg(
+        long,
+        env = "PLIMSOLL_COMPAT_ALLOW",
+        value_name = "NETWORK",
+        value_delimiter = ',',
+        requires = "compat"
+    )]
+    compat_allow: Vec<Allowed>,
+    /// The runtime of the target that runs their programs [default: jolie]
+    #[arg(long, env = "PLIMSOLL_COMPAT_RUNTIME", value_name = "RUNTIME", requires = "compat")]
+    compat_runtime: Option<RuntimeName>,
     /// The data directory that a file names; commands have an option of their own for it.
     #[arg(skip)]
     data_dir: Option<PathBuf>,
@@ -164,6 +183,10 @@ impl HostOptions {
             oidc_user_claim: self.oidc_user_claim.or(file.oidc_user_claim),
             oidc_admins: if self.oidc_admins.is_empty() { file.oidc_admins } else { self.oidc_admins },
             compat: self.compat.or(file.compat),
+            compat_listen: self.compat_listen.or(file.compat_listen),
+            compat_project: self.compat_project.or(file.compat_project),
+            compat_allow: if self.compat_allow.is_empty() { file.compat_allow } else { self.compat_allow },
+            compat_runtime: self.compat_runtime.or(file.compat_runtime),
             data_dir: self.data_dir.or(file.data_dir),
         }
     }
@@ -177,6 +200,26 @@ impl HostOptions {
     fn acme(&self) -> Option<AcmeSettings> {
         let (contact, roots) = (self.acme_contact.clone(), self.acme_ca.clone());
         self.acme_directory.clone().map(|directory| AcmeSettings { directory, contact, roots })
+    }
+
+    /// The clients of another system that are served, if they are.
+    fn compatible(&self) -> anyhow::Result<Option<Compatible>> {
+        if self.compat.is_none() {
+            let has_more = self.compat_listen.is_some() || !self.compat_allow.is_empty();
+            if has_more || self.compat_project.is_some() || self.compat_runtime.is_some() {
+                bail!(
+                    "compat-listen, -project, -allow and -runtime are about `compat`, which names no system"
+                );
+            }
+        }
+        let compatible = |system| Compatible {
+            system,
+            listen: self.compat_listen,
+            project: self.compat_project.clone(),
+            allow: self.compat_allow.clone(),
+            runtime: self.compat_runtime.clone(),
+        };
+        Ok(self.compat.map(compatible))
     }
 
     fn issuer(&self) -> anyhow::Result<Option<Issuer>> {
@@ -253,11 +296,14 @@ impl Host {
             let mut terminate = signal(SignalKind::terminate())?;
             let listen = options.listen()?;
             let (routes, acme) = (options.routes(), options.acme());
-            let HostOptions { store, key_file, compat, .. } = options;
+            let compat = options.compatible()?;
+            let HostOptions { store, key_file, .. } = options;
             let settings = Settings { data, program, routes, acme, store, key_file, drivers: None };
             let server = Arc::new(Server::start(settings).await?);
             let (endpoint, mut serving) = plimsoll_api::serve(server.clone(), listen).await?;
-            compat.serve(&server, &mut serving).await?;
+            if let Some(compat) = compat {
+                compat.serve(&server, &mut serving).await?;
+            }
             let (end, certificate) = (serving.end(), serving.certificate());
             let serving = tokio::spawn(serving.run());
             tokio::spawn(async move {
@@ -363,6 +409,7 @@ mod tests {
                 && all.max_rate.is_some(),
             "{keys}"
         );
+        assert!(all.compat.is_some() && all.compat_allow.len() == 1, "{keys}");
         assert!(all.max_connections.is_some() && all.listen.is_some() && all.data_dir.is_some(), "{keys}");
         let error = toml::from_str::<HostOptions>("max-rates = 5").err().unwrap().to_string();
         assert!(error.contains("max-rates") && error.contains("max-rate`"), "{error}");

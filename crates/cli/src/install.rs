@@ -69,6 +69,14 @@ http-port = 8080
 #oidc-user-claim = \"email\"
 #oidc-admins = [\"ada@example.org\"]
 
+# Clients of the Jolie cloud deployer, which show no tokens: where they are served, the project with a quota that their programs are
+# loaded into, the networks that may come in beside this machine, and the runtime of their programs.
+#compat = \"jolie\"
+#compat-listen = \"127.0.0.1:8000\"
+#compat-project = \"programs\"
+#compat-allow = [\"10.1.0.0/16\"]
+#compat-runtime = \"jolie\"
+
 # Connections to the API at the same time; further ones wait.
 #max-connections = 4096
 

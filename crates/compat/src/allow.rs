@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 /// A network, such as `10.0.0.0/8`, or one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Allowed {
     network: u128,
     bits: u8,
@@ -53,11 +56,18 @@ impl FromStr for Allowed {
     }
 }
 
+impl TryFrom<String> for Allowed {
+    type Error = NotANetwork;
+
+    fn try_from(text: String) -> Result<Self, NotANetwork> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_v4 {
-            let address =
-                u32::try_from(self.network >> 96).map(Ipv4Addr::from).unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let address = u32::try_from(self.network >> 96).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from);
             write!(f, "{address}/{}", self.bits)
         } else {
             write!(f, "{}/{}", Ipv6Addr::from(self.network), self.bits)

@@ -1,4 +1,4 @@
-//! Their gateway: the deployer's operations in JSend, and programs by their tokens.
+//! Their gateway: the deployer's operations in `JSend`, and programs by their tokens.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -38,7 +38,7 @@ const OF_CONNECTIONS: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-/// An answer in JSend, as the gateway has it: what failed inside is a success with another code.
+/// An answer in `JSend`, as the gateway has it: what failed inside is a success with another code.
 fn jsend(status: StatusCode, word: &str, data: &Value, message: &str, inside: StatusCode) -> Response {
     let sent = json!({
         "status": word,

@@ -6,7 +6,7 @@
 //! | request | |
 //! |---|---|
 //! | `POST /load`, `/unload`, `/statusUserPrograms`, `/getProgram`, `/health` | the operations, in JSON as Jolie writes it |
-//! | `/api/jolie-deployer/OPERATION` | the same through their gateway, in JSend |
+//! | `/api/jolie-deployer/OPERATION` | the same through their gateway, in `JSend` |
 //! | `/script/TOKEN/…` | the program's own port 8080 |
 //!
 //! `wire` reads and writes their JSON, `operations` carries out, `gateway` leads on, `serve` is the listener.

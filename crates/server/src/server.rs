@@ -214,9 +214,7 @@ impl Server {
         data.keyring().forget_before().map_err(DataError::from)?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         declare_defaults(&store, clock.now()).await?;
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).map_err(io::Error::other)?;
-        let hints = Hints::new(u64::from_ne_bytes(seed));
+        let hints = hints()?;
         let LocalNode { agent, router, drivers, programs } =
             LocalNode::open(&data, &settings, &hints).await?;
         let hold = Hold::new(data.held().is_some());
@@ -256,7 +254,6 @@ impl Server {
         }
         let tidying = Arc::default();
         tasks.spawn(tidy(store.clone(), data.content(), identity.hold.clone(), Arc::clone(&tidying)));
-        let reviews = Reviews::default();
         Ok(Self {
             data,
             store,
@@ -264,7 +261,7 @@ impl Server {
             agent,
             router,
             reconciler,
-            reviews,
+            reviews: Reviews::default(),
             orphans,
             hints,
             meter,
@@ -418,6 +415,13 @@ impl Server {
     pub(crate) fn keyring(&self) -> &Keyring {
         self.data.keyring()
     }
+}
+
+/// Hints whose pauses differ from those of any other server.
+fn hints() -> io::Result<Hints> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(Hints::new(u64::from_ne_bytes(seed)))
 }
 
 async fn bury(tombstones: Tombstones) {

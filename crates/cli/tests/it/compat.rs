@@ -135,10 +135,8 @@ impl Deployer {
     }
 
     fn until_it_answers(&self, token: &str) -> Raw {
-        let look = || self.page(token, "print");
-        let is_there = |answer: &Raw| answer.status == 200;
-        until("it answers", || Some(look()).filter(is_there).is_some(), |seen| *seen);
-        look()
+        until("it answers", || self.page(token, "print").status, |status| *status == 200);
+        self.page(token, "print")
     }
 }
 
