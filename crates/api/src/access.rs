@@ -16,13 +16,14 @@ use axum::{Extension, Json};
 use plimsoll_model::Project;
 use plimsoll_model::access::{Restriction, Role};
 use plimsoll_model::id::{Digest, ObjectName, ProjectName, UserName};
-use plimsoll_server::{Caller, Server, TOKEN_PREFIX};
+use plimsoll_server::{AccessError, Caller, Server, TOKEN_PREFIX};
 use plimsoll_store::{Query, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limit::{Asker, Limits};
 use crate::problem::{Problem, Sort};
+use crate::programs;
 
 /// The administrator's token in the data directory.
 pub(crate) const FILE: &str = "admin.token";
@@ -60,6 +61,10 @@ pub(crate) async fn check(State(door): State<Door>, mut request: Request, next: 
     let token = token(&request).map(str::to_owned);
     let asked = caller(&door, token.as_deref(), from).await.and_then(|caller| {
         door.limits.ask(&Asker::User(caller.user().clone()))?;
+        // Whoever owns a program has one path, whatever else is behind this door.
+        if caller.owns.as_ref().is_some_and(|owned| request.uri().path() != programs::path(&owned.key)) {
+            return Err(AccessError::Owner.into());
+        }
         Ok(caller)
     });
     match asked {

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::problem::{Problem, Sort};
 use crate::request::{Asked, At, Body, DryRun, Name, WriteQuery, json as from_json, replayed};
+use crate::wire::API_VERSION;
 
 /// What has become of a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +142,12 @@ impl ProgramEnd {
 pub(crate) struct UnloadQuery {
     dry_run: Option<DryRun>,
     grace: Option<Span>,
+}
+
+/// The path of a program, which its owner's token opens.
+pub(crate) fn path(key: &ObjectKey) -> String {
+    let project = key.project.as_ref().map_or("", ProjectName::as_str);
+    format!("/apis/{API_VERSION}/projects/{project}/programs/{}", key.name)
 }
 
 /// Loads a program. This answer is the only place where its owner's token is ever seen.

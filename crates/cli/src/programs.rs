@@ -65,6 +65,9 @@ pub(crate) struct LoadCommand {
     /// Check everything, and run nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print id, project, token and addresses as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     place: Where,
 }
@@ -125,16 +128,20 @@ impl LoadCommand {
             return Ok(Ended::Done);
         }
         let id: ObjectName = serde_json::from_value(made["id"].take())?;
-        println!("program  {id}");
-        println!("token    {}", made["token"].as_str().unwrap_or_default());
         let began = Instant::now();
         let mut program = client.program(&project, &id)?;
         while program.address.is_none() && !self.ports.is_empty() && began.elapsed() < ADDRESS_WITHIN {
             std::thread::park_timeout(LOOK);
             program = client.program(&project, &id)?;
         }
-        for address in addresses(&program) {
-            println!("address  {address}");
+        let addresses = addresses(&program);
+        if self.json {
+            let (project, token) = (&program.project, &made["token"]);
+            println!("{}", json!({"id": id, "project": project, "token": token, "addresses": addresses}));
+        } else {
+            println!("program  {id}");
+            println!("token    {}", made["token"].as_str().unwrap_or_default());
+            addresses.iter().for_each(|address| println!("address  {address}"));
         }
         talk("the token is shown this once: keep it to see the program's status and to unload it");
         if self.wait { self.wait(&client, program) } else { Ok(Ended::Done) }

@@ -127,6 +127,17 @@ fn a_program_is_loaded_with_a_public_id_and_unloaded_with_its_token() {
     for (method, path) in [("GET", other.path()), ("DELETE", other.path())] {
         assert_eq!(plane.ask(&program.token, method, &path, None).status, 403, "{method} {path}");
     }
+    let document = plane.ask(&plane.admin, "GET", "/openapi.json", None).json();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        // Who logs in or delivers, and who asks whether the process answers, shows no token.
+        if item.as_object().unwrap().values().any(|it| it["security"] == json!([])) {
+            continue;
+        }
+        for method in item.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            let path = path.replace("{project}", "default").replace("{name}", &other.id);
+            assert_eq!(plane.ask(&program.token, &method, &path, None).status, 403, "{method} {path}");
+        }
+    }
     for path in
         ["apps", "programs", "secrets", &format!("apps/{}", program.id), &format!("apps/{}/logs", program.id)]
     {
@@ -303,6 +314,32 @@ fn a_program_that_ends_says_how_and_when() {
         program.until(&plane, "not running", |it| it["state"] == "ended");
         assert!(plane.carry_out(&["status", &program.id]).contains("exit code 7 at 20"));
     }
+}
+
+/// A runtime that says nothing of fetching and checking, as those of older installations.
+#[test]
+fn the_node_puts_a_program_in_its_place_where_the_runtime_does_not_fetch_it() {
+    let plane = Plane::new();
+    let mut target = plane.must("GET", "/targets/local", &Value::Null);
+    target["spec"]["runtimes"]["plain"] = json!({"command": ["bash", "{file}"]});
+    plane.must("PUT", "/targets/local", &json!({"spec": target["spec"]}));
+    let program =
+        json!({"program": "echo \"as $0, ${TOKEN:-without}\"; exit 2", "runtime": "plain", "file": "a.sh"});
+    let path = format!("{BASE}/projects/default/programs");
+    let ask = |query: &str| {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "once")];
+        plane.ask_as(&plane.admin, "POST", &format!("{path}{query}"), &headers, Some(&program))
+    };
+    let dry = ask("?dryRun=All");
+    assert!(dry.status == 200 && dry.json().get("token").is_none(), "{}", dry.text);
+    let made = ask("");
+    assert_eq!(made.json()["checked"], false);
+    let loaded = Loaded::of(&made);
+    let again = ask("");
+    assert!(again.status == 409 && again.text.contains("shown once"), "{}", again.text);
+    loaded.until(&plane, "ended", |it| it["copies"][0]["end"]["code"] == 2);
+    let log = plane.carry_out(&["logs", &loaded.id]);
+    assert!(log.contains("/a.sh, without") && !log.contains("it gets its program"), "{log}");
 }
 
 #[test]
