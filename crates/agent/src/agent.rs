@@ -431,6 +431,11 @@ impl Inner {
         let draft = Place::at(instances.join(format!(".{instance}")));
         let place = self.place(instance);
         let fetches = matches!(mark.launch.content, Some(Content::Fetched { .. }));
+        if fetches && self.config.programs.is_none() {
+            let text =
+                "the address where copies get their programs cannot be had: ports 8020 to 8039 are in use";
+            return Err(DriverError::Transient(text.to_owned()));
+        }
         let at = self.config.programs.filter(|_| fetches);
         let fetch = at.map(|at| Fetch { at, credential: self.setting.credentials.of(instance).into_text() });
         let written = (|| {

@@ -9,11 +9,11 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::{Extension, Router};
+use axum::{Router, middleware};
 use plimsoll_server::Server;
 use tokio::net::TcpListener;
 
-use crate::limit::{Asker, Limits};
+use crate::limit::{self, Limits};
 use crate::listen::Listener;
 use crate::problem::{Problem, Sort};
 
@@ -32,13 +32,12 @@ pub(crate) fn routes(server: Arc<Server>, limits: &Limits) -> Router {
     Router::new()
         .route("/program", get(program))
         .fallback(async || Problem::not_found("such path"))
-        .layer(Extension(limits.clone()))
+        .layer(middleware::from_fn_with_state(limits.clone(), limit::each_address))
         .with_state(server)
 }
 
 async fn program(
     State(server): State<Arc<Server>>,
-    Extension(limits): Extension<Limits>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -48,8 +47,6 @@ async fn program(
     if let Some(text) = found.map_err(|error| Problem::new(Sort::Internal, error.to_string()))? {
         return Ok(([(header::CONTENT_TYPE, "application/octet-stream")], text).into_response());
     }
-    // Whoever tries credentials may do so slowly.
-    limits.ask(&Asker::Unknown(Some(from.ip())))?;
     let detail = "the credential is good for no copy that runs and asks from here";
     Err(Problem::new(Sort::Unauthorized, detail))
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use plimsoll_model::id::UserName;
 
@@ -91,6 +94,19 @@ impl Limits {
         }
         *open += 1;
         Ok(Streaming { limits: self.clone(), user: user.clone() })
+    }
+}
+
+/// Refuses an address that asks too often, whoever asks from there.
+pub(crate) async fn each_address(
+    State(limits): State<Limits>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match limits.ask(&Asker::Unknown(Some(from.ip()))) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }
 

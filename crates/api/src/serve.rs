@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::limit::Limits;
+use crate::limit::{self, Limits};
 use crate::listen::{Ending, Listener};
 use crate::oidc::{Issuer, Login, Provider};
 use crate::problem::{Problem, Sort};
@@ -107,6 +107,7 @@ pub struct Serving {
     for_copies: (Vec<Listener>, Router),
     /// What else is served.
     beside: Vec<(Listener, Router)>,
+    limits: Limits,
     ending: watch::Sender<bool>,
     certificate: Certificate,
 }
@@ -165,13 +166,15 @@ impl Serving {
         self.certificate.clone()
     }
 
-    /// Serves something else as well, with limits and an end as the API has them.
+    /// Serves something else as well, with limits and an end as the API has them: of each address as of somebody unknown.
     pub fn beside(&mut self, socket: TcpListener, connections: usize, app: Router) {
+        let app = app.layer(middleware::from_fn_with_state(self.limits.clone(), limit::each_address));
         self.beside.push((Listener { socket, tls: None, connections }, app));
     }
 
     /// Answers copies that ask where they get their programs more than that.
     pub fn for_copies(&mut self, app: Router) {
+        let app = app.layer(middleware::from_fn_with_state(self.limits.clone(), limit::each_address));
         self.for_copies.1 = std::mem::take(&mut self.for_copies.1).merge(app);
     }
 
@@ -210,7 +213,7 @@ pub async fn serve(server: Arc<Server>, listen: Listen) -> Result<(Endpoint, Ser
     let login = listen.issuer.clone().map(Provider::new).map(Arc::new);
     let for_copies = (fetch::listeners(&server)?, fetch::routes(server.clone(), &limits));
     let app = routes(server, hash, &limits, ends, login);
-    Ok((endpoint, Serving { listener, app, for_copies, beside: Vec::new(), ending, certificate }))
+    Ok((endpoint, Serving { listener, app, for_copies, beside: Vec::new(), limits, ending, certificate }))
 }
 
 /// What can be asked of one object, wherever it belongs.

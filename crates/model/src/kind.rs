@@ -307,7 +307,7 @@ impl TargetSpec {
                     "python",
                     &["python3", "-u", file],
                     &["python3", "-u", "-c", by_python],
-                    &["python3", "-m", "py_compile", file],
+                    &["python3", "-I", "-m", "py_compile", file],
                 ),
                 runtime("php", &["php", file], &[], &["php", "-l", file]),
                 runtime("ruby", &["ruby", file], &[], &["ruby", "-c", file]),

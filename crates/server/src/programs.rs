@@ -40,6 +40,9 @@ pub const PROGRAM_LABEL: &str = "plimsoll.dev/program";
 /// Times a load is tried when somebody else writes what it depends on.
 const ATTEMPTS: u32 = 20;
 
+/// How long copies may take to end at most.
+const LONGEST_GRACE: Span = Span::seconds(3600);
+
 /// How long the token of a program that is gone is still known, in milliseconds.
 const REMEMBERED: u64 = 24 * 3600 * 1000;
 
@@ -123,16 +126,10 @@ impl Server {
         let id: ObjectName = format!("program-{}", random_name()?).parse().map_err(io::Error::other)?;
         let token = Sensitive::new(uuid()?);
         let loaded = Loaded { id, token, checked };
-        if !dry_run {
-            let (directory, text) = (self.data().content(), load.program.clone());
-            let saved =
-                tokio::task::spawn_blocking(move || content::save_content(&directory, text.as_bytes()));
-            saved.await.map_err(io::Error::other)??;
-        }
         let key = ObjectKey::in_project(project.clone(), loaded.id.clone());
         // One after the other: each would find out at its end that another one was quicker.
         let _turn = self.loading.lock().await;
-        let mut attempt = 1;
+        let (mut attempt, mut is_saved) = (1, false);
         loop {
             let batch = self.begin_load(caller, &key, load, (&spec, &loaded)).await?;
             let target = self.target_of(project, load.target.as_ref()).await?;
@@ -143,6 +140,14 @@ impl Server {
             };
             if dry_run {
                 return Ok(loaded);
+            }
+            if !is_saved {
+                // Before anything names it, and only what is let in.
+                let (directory, text) = (self.data().content(), load.program.clone());
+                let saved =
+                    tokio::task::spawn_blocking(move || content::save_content(&directory, text.as_bytes()));
+                saved.await.map_err(io::Error::other)??;
+                is_saved = true;
             }
             let batch = named.iter().fold(batch, |batch, named| named.receipt(batch, "", self.now()));
             match self.store().commit(&Scope::All, batch).await {
@@ -260,7 +265,8 @@ impl Server {
         app.filter(|app| is_program(app) && is_meant(app)).ok_or_else(absent)
     }
 
-    /// Ends a program. Its copies have so long to end; as long as is declared if nothing is said.
+    /// Ends a program. Its copies have so long to end, an hour at most; as long as is declared if nothing is said. Of one that is
+    /// ending already, only a shorter time is news.
     ///
     /// # Errors
     /// [`ApplyError`].
@@ -272,16 +278,25 @@ impl Server {
         dry_run: bool,
     ) -> Result<(), ApplyError> {
         let mut attempt = 1;
+        let grace = grace.map(|grace| grace.min(LONGEST_GRACE));
         loop {
             let mut app = self.program(caller, (Verb::Write, Action::Delete), key, dry_run).await?;
-            if dry_run || app.meta.deleting.is_some() {
+            let is_shorter = |had: Option<Span>| grace.is_some_and(|grace| had.is_none_or(|had| grace < had));
+            let is_news = app.spec.components.values().any(|component| is_shorter(component.grace));
+            if dry_run || (app.meta.deleting.is_some() && !is_news) {
                 return Ok(());
             }
-            for component in app.spec.components.values_mut() {
+            let mut spec = app.spec.clone();
+            for component in spec.components.values_mut() {
                 component.grace = grace.or(component.grace);
             }
-            let entry = self.entry(caller, Action::Delete, App::PLURAL, key);
-            let batch = Batch::new().mark_deleting(&app, self.now()).audited(entry);
+            let batch = if app.meta.deleting.is_some() {
+                Batch::new().declare(&app, spec, app.operations.clone())
+            } else {
+                app.spec = spec;
+                Batch::new().mark_deleting(&app, self.now())
+            };
+            let batch = batch.audited(self.entry(caller, Action::Delete, App::PLURAL, key));
             match self.store().commit(&Scope::All, batch).await {
                 Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
                 result => return result.map_err(failed(key)),
@@ -305,15 +320,23 @@ fn failed(key: &ObjectKey) -> impl Fn(StoreError) -> ApplyError {
     move |source| ApplyError::Store { kind: App::NAME, key: key.clone(), source }
 }
 
-/// Removes tokens of programs that are gone. For a day they are still known, so that their owners are told.
+/// Removes tokens of programs that are gone, a day after that was seen: until then their owners are told.
 pub(crate) async fn collect(server: &plimsoll_store::Store, now: Timestamp) -> Result<(), StoreError> {
     for token in server.list::<Token>(&Scope::All, &Query::default()).await? {
         let Some(owned) = &token.spec.owns else { continue };
         let app = server.get::<App>(&Scope::All, &owned.key).await?;
         let is_gone = app.is_none_or(|app| app.meta.uid != owned.app);
-        if is_gone && now.0.saturating_sub(token.meta.created.0) > REMEMBERED {
-            server.commit(&Scope::All, Batch::new().delete(&token)).await?;
-        }
+        let batch = match token.spec.expires {
+            _ if !is_gone => continue,
+            Some(end) if end <= now => Batch::new().delete(&token),
+            Some(_) => continue,
+            None => {
+                let expires = Some(Timestamp(now.0 + REMEMBERED));
+                let spec = TokenSpec { expires, ..token.spec.clone() };
+                Batch::new().declare(&token, spec, ())
+            }
+        };
+        server.commit(&Scope::All, batch).await?;
     }
     Ok(())
 }

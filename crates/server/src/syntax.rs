@@ -1,11 +1,13 @@
 //! Whether a program is one of its language at all, as the runtime's own tool says. It is read, not run.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
@@ -24,8 +26,9 @@ const NOBODY: u32 = 65534;
 /// the tool.
 const LIMITED: &str = "ulimit -t 15; ulimit -f 20480; ulimit -c 0; exec \"$@\"";
 
-/// Characters of what a tool says that are passed on.
+/// Characters of what a tool says that are passed on, and bytes of it that are kept at all.
 const LONGEST: usize = 2000;
+const KEPT: u64 = 64 << 10;
 
 /// What a tool says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +52,19 @@ impl Room {
         Ok(room)
     }
 
-    /// A file in it that a tool may read, and may write beside.
+    /// A file in it that a tool may read, and may write beside. Its name is ours: a tool might take one for its own.
     fn hand_over(&self, name: &str, text: &str) -> io::Result<PathBuf> {
-        let file = self.0.join(name);
+        let is_plain =
+            |end: &&OsStr| end.len() <= 8 && end.as_encoded_bytes().iter().all(u8::is_ascii_alphanumeric);
+        let mut file = self.0.join("program");
+        if let Some(end) = Path::new(name).extension().filter(is_plain) {
+            file.set_extension(end);
+        }
+        // A first line that names an interpreter can have options for it, which some tools take.
+        let text = match text.strip_prefix("#!") {
+            Some(rest) => format!("# {rest}"),
+            None => text.to_owned(),
+        };
         std::fs::write(&file, text)?;
         if rustix::process::geteuid().is_root() {
             for path in [&file, &self.0] {
@@ -76,33 +89,51 @@ pub(crate) async fn check(tool: &[String], name: &str, text: &str) -> io::Result
     if tool.is_empty() {
         return Ok(Checked::Unchecked);
     }
-    let _turn = AT_ONCE.acquire().await.map_err(io::Error::other)?;
+    let busy = |_| io::Error::other("too many programs are being checked: try again later");
+    let turn = tokio::time::timeout(WITHIN, AT_ONCE.acquire()).await.map_err(busy)?;
+    let _turn = turn.map_err(io::Error::other)?;
     let room = Room::new()?;
     let file = room.hand_over(name, text)?.display().to_string();
     let mut command = Command::new("sh");
     command.args(["-c", LIMITED, "sh"]).args(tool.iter().map(|part| part.replace("{file}", &file)));
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
-    command.env("HOME", &room.0).env("TMPDIR", &room.0).current_dir(&room.0);
-    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    command.env("HOME", &room.0).env("TMPDIR", &room.0).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.kill_on_drop(true).process_group(0);
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
-    let Ok(done) = tokio::time::timeout(WITHIN, command.output()).await else {
+    let mut tool = command.spawn()?;
+    let (out, err) = (tool.stdout.take(), tool.stderr.take());
+    let (mut said, mut complained) = (Vec::new(), Vec::new());
+    let all = async {
+        let (out, err, status) =
+            tokio::join!(beginning(out, &mut said), beginning(err, &mut complained), tool.wait());
+        out.and(err).and(status)
+    };
+    let Ok(status) = tokio::time::timeout(WITHIN, all).await else {
         let why = format!("its syntax was not checked within {} s", WITHIN.as_secs());
         return Ok(Checked::Failed(why));
     };
-    let done = done?;
-    Ok(match done.status.code() {
+    let status = status?;
+    Ok(match status.code() {
         Some(0) => Checked::Passed,
         // As a shell says that there is no such tool, or none that can be executed.
         Some(126 | 127) => Checked::Unchecked,
         _ => {
-            let said = [&done.stderr[..], &done.stdout[..]].concat();
-            let said = String::from_utf8_lossy(&said).replace(&format!("{}/", room.0.display()), "");
+            complained.append(&mut said);
+            let said = String::from_utf8_lossy(&complained).replace(&file, name);
             let said: String = said.trim().chars().take(LONGEST).collect();
-            Checked::Failed(if said.is_empty() { done.status.to_string() } else { said })
+            Checked::Failed(if said.is_empty() { status.to_string() } else { said })
         }
     })
+}
+
+/// Keeps the beginning of what a tool says, and lets the rest go by.
+async fn beginning(output: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) -> io::Result<()> {
+    let Some(mut output) = output else { return Ok(()) };
+    (&mut output).take(KEPT).read_to_end(kept).await?;
+    tokio::io::copy(&mut output, &mut tokio::io::sink()).await.map(drop)
 }
 
 #[cfg(test)]
@@ -111,7 +142,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_tool_says_where_a_program_is_wrong_and_does_not_run_it() {
-        let python = ["python3", "-m", "py_compile", "{file}"].map(str::to_owned);
+        let python = ["python3", "-I", "-m", "py_compile", "{file}"].map(str::to_owned);
         let checked = check(&python, "a.py", "print('a')\nimport os; os._exit(3)\n").await.unwrap();
         assert_eq!(checked, Checked::Passed);
         let Checked::Failed(said) = check(&python, "a.py", "x = 1\ndef f(:\n").await.unwrap() else {
@@ -121,6 +152,12 @@ mod tests {
         let bash = ["bash", "-n", "{file}"].map(str::to_owned);
         assert_eq!(check(&bash, "a.sh", "exit 3").await.unwrap(), Checked::Passed);
         assert!(matches!(check(&bash, "a.sh", "if true; then").await.unwrap(), Checked::Failed(_)));
+        // A program with the name of a tool's own module is read all the same.
+        let checked = check(&python, "py_compile.py", "import os; os._exit(0)\ndef f(:\n").await.unwrap();
+        assert!(matches!(checked, Checked::Failed(said) if said.contains("py_compile.py")));
+        let loud = ["sh", "-c", "cat {file} >&2; yes | head -c 1000000; exit 1", "{file}"].map(str::to_owned);
+        let Checked::Failed(said) = check(&loud, "a", "#!/bin/sh -x\n").await.unwrap() else { panic!() };
+        assert!(said.starts_with("# /bin/sh -x\ny\ny") && said.len() <= LONGEST, "{said}");
         let none = ["no-such-tool-here".to_owned()];
         assert_eq!(check(&none, "a", "").await.unwrap(), Checked::Unchecked);
         assert_eq!(check(&[], "a", "").await.unwrap(), Checked::Unchecked);
