@@ -56,12 +56,8 @@ pub(crate) struct LoadCommand {
     /// Where it runs [default: the project's default target]
     #[arg(long)]
     target: Option<TargetName>,
-    /// Wait until all copies are ready; fails when that cannot be
-    #[arg(long)]
-    wait: bool,
-    /// Wait no longer than this; exit code 124
-    #[arg(long, default_value = "2m")]
-    timeout: Span,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Check everything, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -70,6 +66,17 @@ pub(crate) struct LoadCommand {
     json: bool,
     #[command(flatten)]
     place: Where,
+}
+
+/// Whether to wait, and how long
+#[derive(Args)]
+struct Waiting {
+    /// Wait until all copies are ready; fails when that cannot be
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this; exit code 124
+    #[arg(long, default_value = "2m")]
+    timeout: Span,
 }
 
 /// A program, and who asks for it
@@ -141,10 +148,12 @@ impl LoadCommand {
         } else {
             println!("program  {id}");
             println!("token    {}", made["token"].as_str().unwrap_or_default());
-            addresses.iter().for_each(|address| println!("address  {address}"));
+            for address in addresses {
+                println!("address  {address}");
+            }
         }
         talk("the token is shown this once: keep it to see the program's status and to unload it");
-        if self.wait { self.wait(&client, program) } else { Ok(Ended::Done) }
+        if self.waiting.wait { self.wait(&client, program) } else { Ok(Ended::Done) }
     }
 
     fn body(&self) -> anyhow::Result<Value> {
@@ -184,7 +193,7 @@ impl LoadCommand {
 
     fn wait(&self, client: &Client, mut program: Program) -> anyhow::Result<Ended> {
         let began = Instant::now();
-        let limit = Duration::from_millis(self.timeout.millis);
+        let limit = Duration::from_millis(self.waiting.timeout.millis);
         loop {
             match program.state {
                 ProgramState::Running => return Ok(Ended::Done),

@@ -366,3 +366,38 @@ fn nobody_else_comes_in_unless_that_is_said() {
     assert!(start(&["--compat", "jolie", "--compat-allow", "10.0.0.1/8"]).contains("is no network"));
     assert!(start(&["--compat-listen", &open]).contains("--compat"));
 }
+
+/// Off loopback: a project with a quota of its own, and the networks that are named.
+#[test]
+fn others_come_in_by_their_address_and_within_the_quota() {
+    let mut deployer = Deployer::new();
+    let plane = &mut deployer.plane;
+    plane.project("guests", &json!({}));
+    plane.carry_out(&["project", "quota", "guests", "--instances", "2"]);
+    plane.stop();
+    let open = format!("0.0.0.0:{}", deployer.port);
+    let named = ["--compat-project", "guests", "--compat-allow", "198.51.100.0/24"];
+    plane.options = [&["--compat", "jolie", "--compat-listen", &open][..], &named]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    plane.start();
+    deployer.loaded(&json!({"cpu_min": 10, "replicas": 2}));
+    let answer = deployer.load(&json!({"cpu_min": 10}));
+    assert_eq!((answer.status, answer.json()), (200, json!({"status": -1})));
+    let there = deployer.plane.must("GET", "/projects/guests/programs", &Value::Null);
+    assert_eq!(there["items"].as_array().unwrap().len(), 1);
+    // Another address of this machine is not loopback, and not among the networks; without one there is nobody to refuse.
+    let other = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    if let Some(ip) = other.ok().map(|it| it.ip()).filter(|ip| !ip.is_loopback()) {
+        let mut stream = TcpStream::connect((ip, deployer.port)).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 403") && text.contains("may not come in"), "{text}");
+    }
+}
