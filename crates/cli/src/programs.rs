@@ -1,13 +1,13 @@
 //! `plimsoll load`, `status`, `unload` and `programs`: the text of a program in, a public id, a token and an address out.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use plimsoll_api::{Program, ProgramCopy, ProgramEnd, ProgramState};
-use plimsoll_model::id::{ObjectName, RuntimeName, TargetName};
+use plimsoll_model::id::{ObjectName, ProjectName, RuntimeName, TargetName};
 use plimsoll_model::quantity::{Bytes, Cpu, Span};
 use serde_json::{Value, json};
 
@@ -135,25 +135,43 @@ impl LoadCommand {
             return Ok(Ended::Done);
         }
         let id: ObjectName = serde_json::from_value(made["id"].take())?;
-        let began = Instant::now();
-        let mut program = client.program(&project, &id)?;
-        while program.address.is_none() && !self.ports.is_empty() && began.elapsed() < ADDRESS_WITHIN {
-            std::thread::park_timeout(LOOK);
-            program = client.program(&project, &id)?;
-        }
-        let addresses = addresses(&program);
-        if self.json {
-            let (project, token) = (&program.project, &made["token"]);
-            println!("{}", json!({"id": id, "project": project, "token": token, "addresses": addresses}));
-        } else {
+        // Before anything else is asked: it is shown this once, whatever fails from here on.
+        if !self.json {
             println!("program  {id}");
             println!("token    {}", made["token"].as_str().unwrap_or_default());
+            std::io::stdout().flush()?;
+        }
+        let seen = self.with_address(&client, &project, &id);
+        let addresses = seen.as_ref().map(addresses).unwrap_or_default();
+        if self.json {
+            println!(
+                "{}",
+                json!({"id": id, "project": project, "token": made["token"], "addresses": addresses})
+            );
+        } else {
             for address in addresses {
                 println!("address  {address}");
             }
         }
         talk("the token is shown this once: keep it to see the program's status and to unload it");
-        if self.waiting.wait { self.wait(&client, program) } else { Ok(Ended::Done) }
+        if self.waiting.wait { self.wait(&client, seen?) } else { Ok(Ended::Done) }
+    }
+
+    /// The program once it has an address, if that comes soon.
+    fn with_address(
+        &self,
+        client: &Client,
+        project: &ProjectName,
+        id: &ObjectName,
+    ) -> anyhow::Result<Program> {
+        let began = Instant::now();
+        loop {
+            let program = client.program(project, id)?;
+            if program.address.is_some() || self.ports.is_empty() || began.elapsed() >= ADDRESS_WITHIN {
+                return Ok(program);
+            }
+            std::thread::park_timeout(LOOK);
+        }
     }
 
     fn body(&self) -> anyhow::Result<Value> {
