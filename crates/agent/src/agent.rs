@@ -10,7 +10,7 @@ use std::time::Duration;
 use plimsoll_container::{Engine, EngineError};
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
 use plimsoll_model::ObjectKey;
-use plimsoll_model::id::{BootId, Digest, InstallationId, InstanceId, PartName, TargetName, Uid};
+use plimsoll_model::id::{BootId, Digest, InstallationId, InstanceId, PartName, Slot, TargetName, Uid};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::Content;
 use plimsoll_model::step::{Action, Fence, Launch, Scope, Step};
@@ -343,7 +343,9 @@ impl Inner {
                 if let Some(copy) = state.copies.get(instance) {
                     return copy.intend(Intent::Run).map(|()| Then::Nothing);
                 }
-                let (Some(component), Some(slot)) = (&step.component, step.slot) else {
+                // The task of a hook has no position: it has no volumes.
+                let slot = step.slot.or(launch.hook.map(|_| Slot::default()));
+                let (Some(component), Some(slot)) = (&step.component, slot) else {
                     return Err(DriverError::Terminal("a create names its component and slot".into()));
                 };
                 let (address, ports) = match engaged {
@@ -503,7 +505,7 @@ impl State {
             Action::Create { instance, .. } => copy(instance).is_none_or(|copy| !copy.should_run()),
             Action::Stop { instance, .. } => copy(instance).is_some_and(Copy::should_run),
             Action::Remove { instance } => match copy(instance) {
-                Some(copy) if !copy.sight.is_stopped() => {
+                Some(copy) if !copy.sight.has_ended() => {
                     return Err(DriverError::Transient(format!("{instance} has not ended yet")));
                 }
                 found => found.is_some(),

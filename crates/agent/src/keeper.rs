@@ -4,6 +4,8 @@
 //!   start ──▶ unready ◀──▶ ready ──▶ backoff ──▶ start …      while it should run
 //!                 └──────────┴─────────┴──▶ stopping ──▶ stopped
 //! ```
+//!
+//! The task of a hook is not started again: `start ──▶ unready ──▶ done`.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,11 +92,13 @@ impl Sight {
             probe: state.probe,
             last_exit: state.last_exit,
             unenforced: state.unenforced,
+            hook: mark.launch.hook,
         }
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.lock().phase == Phase::Stopped
+    /// Nothing of it runs, nor will.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.lock().phase, Phase::Stopped | Phase::Done { .. })
     }
 }
 
@@ -178,16 +182,17 @@ impl Keeper {
 
     /// One run from its start, or from its adoption, to its end or to another intent.
     async fn run(&mut self) -> io::Result<()> {
-        let run = match self.vehicle.adopt().await? {
-            Some(run) => run,
-            None => match self.start_unless_told_otherwise().await? {
-                Some(run) => {
-                    self.enter(Phase::Unready { since: Span::ZERO });
-                    run
-                }
-                None => return Ok(()),
-            },
-        };
+        let mut run = self.vehicle.adopt().await?;
+        if run.is_none() {
+            if let Some(exit) = self.end_of_task().await? {
+                return self.done(exit).await;
+            }
+            run = self.start_unless_told_otherwise().await?;
+            if run.is_some() {
+                self.enter(Phase::Unready { since: Span::ZERO });
+            }
+        }
+        let Some(run) = run else { return Ok(()) };
         let unenforced = self.vehicle.unenforced().await;
         self.sight.lock().unenforced = unenforced;
         let began = Instant::now();
@@ -200,10 +205,39 @@ impl Keeper {
             () = self.vehicle.ended(&run) => {}
             () = self.probe() => self.vehicle.end(&run, self.mark.launch.grace).await,
         }
+        if self.is_task() && self.vehicle.adopt().await?.is_some() {
+            // A supervisor that was started before this one had begun it already.
+            return Ok(());
+        }
         match self.vehicle.outcome(&run).await? {
-            Outcome::Ended(exit) => self.back_off(exit, began).await,
+            Outcome::Ended(exit) => match self.end_of_task().await? {
+                Some(exit) => self.done(exit).await?,
+                None => self.back_off(exit, began).await,
+            },
             Outcome::NotBegun => self.blocked(Blockage::Network).await,
         }
+        Ok(())
+    }
+
+    fn is_task(&self) -> bool {
+        self.mark.launch.hook.is_some()
+    }
+
+    /// How the task of a hook ended, if it is one and was begun: it is not begun again. Only true while nothing runs.
+    async fn end_of_task(&self) -> io::Result<Option<Exit>> {
+        if !self.is_task() {
+            return Ok(None);
+        }
+        let Latest { attempt, exit } = self.vehicle.latest().await?;
+        Ok(exit.filter(|_| attempt > 0))
+    }
+
+    /// Says how the task of a hook ended, for as long as it is there.
+    async fn done(&mut self, exit: Exit) -> io::Result<()> {
+        self.note_exit(exit);
+        self.enter(Phase::Done { exit });
+        self.intent.changed().await.map_err(io::Error::other)?;
+        self.intent.mark_changed();
         Ok(())
     }
 
@@ -265,6 +299,10 @@ impl Keeper {
                 self.blocked(by).await;
                 Ok(None)
             }
+            Err(NotStarted::Failed(exit)) if self.is_task() => {
+                self.done(exit).await?;
+                Ok(None)
+            }
             Err(NotStarted::Failed(exit)) => {
                 count(self);
                 self.back_off(exit, Instant::now()).await;
@@ -278,8 +316,11 @@ impl Keeper {
     /// What was found running, by an agent that knows nothing else of it, may serve: it stays unknown until it has answered, or
     /// has failed as often as one that was ready may.
     async fn probe(&self) {
-        if self.sight.lock().phase != Phase::Unknown {
+        if self.is_task() || self.sight.lock().phase != Phase::Unknown {
             self.enter(Phase::Unready { since: Span::ZERO });
+        }
+        if self.is_task() {
+            return std::future::pending().await;
         }
         let Some(health) = &self.mark.launch.health else {
             self.enter(Phase::Ready { since: Span::ZERO });
@@ -316,6 +357,10 @@ impl Keeper {
     }
 
     async fn stop(&mut self, grace: Span) -> io::Result<()> {
+        let phase = self.sight.lock().phase;
+        if let Phase::Done { exit } = phase {
+            return self.done(exit).await;
+        }
         if let Some(run) = self.vehicle.adopt().await? {
             self.enter(Phase::Stopping { since: Span::ZERO });
             self.vehicle.end(&run, grace).await;

@@ -169,6 +169,7 @@ pub(crate) fn prepare(
         user: *user,
         network: None,
         tmp: None,
+        once: launch.hook.is_some(),
     })
 }
 

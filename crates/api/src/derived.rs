@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use plimsoll_model::App;
+use plimsoll_model::hook::HookPoint;
 use plimsoll_model::id::{
     ComponentHash, ComponentName, InstanceId, ObjectName, ProjectName, Slot, TargetName, Uid,
 };
@@ -11,6 +12,7 @@ use plimsoll_model::kind::{AppRevisions, Plans, Rejection};
 use plimsoll_model::object::{Metadata, Timestamp};
 use plimsoll_model::status::InstanceState;
 use plimsoll_model::step::{Plan, Step};
+use plimsoll_model::world::Exit;
 use plimsoll_server::Server;
 use plimsoll_store::{Query, Scope};
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,12 @@ pub struct Instance {
     pub state: Option<InstanceState>,
     /// Times it was started again in place.
     pub restarts: u32,
+    /// The hook whose task it is; absent of a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookPoint>,
+    /// How a task that is done ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
     /// Nothing that is declared owns it. It is ended and removed ten minutes after it was first seen.
     pub orphan: bool,
 }
@@ -90,11 +98,13 @@ async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem
                 id: copy.id.clone(),
                 app: app.meta.key.name.clone(),
                 component: Some(component.clone()),
-                slot: Some(copy.slot),
+                slot: Some(copy.slot).filter(|_| copy.hook.is_none()),
                 target: copy.target.clone(),
                 revision: Some(copy.revision),
                 state: Some(copy.state),
                 restarts: copy.restarts,
+                hook: copy.hook,
+                exit: copy.exit,
                 orphan: false,
             };
             found.push((app.meta.key.project.clone(), app.meta.created, instance));
@@ -113,6 +123,8 @@ async fn instances(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem
                 revision: None,
                 state: None,
                 restarts: 0,
+                hook: None,
+                exit: None,
                 orphan: true,
             };
             // Nothing is known of its time, and a list that changes by itself would be news to whoever watches it.
@@ -160,6 +172,7 @@ async fn events(server: &Server, scope: &Scope) -> Result<Vec<Value>, Problem> {
 fn planned(plan: &Plan) -> String {
     let step = |step: &Step| match (&step.component, step.slot) {
         (Some(component), Some(slot)) => format!("{} {component}/{}", step.action.verb(), slot.0),
+        (Some(component), None) => format!("{} {component}", step.action.verb()),
         _ => step.action.verb().to_owned(),
     };
     let steps: Vec<String> = plan.steps.iter().map(step).collect();

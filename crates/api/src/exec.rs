@@ -21,7 +21,7 @@ use plimsoll_agent::Beside;
 use plimsoll_container::{Attached, Command as InContainer, Output};
 use plimsoll_model::access::Verb;
 use plimsoll_model::id::{ComponentName, InstanceId, ObjectName, ProjectName};
-use plimsoll_model::status::InstanceState;
+use plimsoll_model::status::{InstanceState, InstanceStatus};
 use plimsoll_model::{App, ObjectKey};
 use plimsoll_server::{Caller, Server};
 use rustix::fs::OFlags;
@@ -187,7 +187,11 @@ pub(crate) async fn exec(
     let copies = app.status.iter().flat_map(|status| &status.value.components);
     let wanted = copies.filter(|(name, _)| query.component.as_ref().is_none_or(|it| it == *name));
     let mut copies: Vec<_> = wanted.flat_map(|(_, component)| &component.instances).collect();
-    copies.retain(|copy| query.instance.as_ref().is_none_or(|it| *it == copy.id));
+    let is_meant = |copy: &InstanceStatus| match &query.instance {
+        Some(instance) => *instance == copy.id,
+        None => copy.hook.is_none(),
+    };
+    copies.retain(|copy| is_meant(copy));
     // One that is ready, if there is a choice.
     copies.sort_by_key(|copy| copy.state != InstanceState::Ready);
     let copy = copies.first().ok_or_else(|| Problem::not_found(format!("such copy of app {key}")))?;

@@ -11,7 +11,7 @@ use plimsoll_model::{App, Kind, Object};
 use crate::Ended;
 use crate::client::Client;
 use crate::place::Where;
-use crate::table::{ago, state, state_name, table, text};
+use crate::table::{ago, state, state_of, table, text};
 use crate::verbs::OfApp;
 use crate::what::{What, project_of};
 use crate::why::chain;
@@ -68,7 +68,8 @@ impl Describe {
                 println!("  not enforced here: {}", limits.join(", "));
             }
             for copy in &component.instances {
-                let (state, old) = (state_name(copy.state), Some(copy.revision) != component.revision);
+                let state = state_of(copy.state, copy.hook, copy.exit);
+                let old = Some(copy.revision) != component.revision;
                 let old = if old { "  old revision" } else { "" };
                 println!("  {}  {state}  {} restarts{old}", copy.id, copy.restarts);
             }
@@ -88,7 +89,13 @@ fn of_instance(client: &Client, place: &Where, it: &Instance) -> anyhow::Result<
     use std::fmt::Write as _;
     // Writing to a String cannot fail.
     let mut out = String::new();
-    writeln!(out, "instance {}  {}", it.id, it.state.map_or("orphan", state_name)).ok();
+    writeln!(
+        out,
+        "instance {}  {}",
+        it.id,
+        it.state.map_or_else(|| "orphan".to_owned(), |state| state_of(state, it.hook, it.exit))
+    )
+    .ok();
     let component = it.component.as_ref().map(|component| format!("/{component}")).unwrap_or_default();
     let slot = it.slot.map(|slot| format!("/{}", slot.0)).unwrap_or_default();
     writeln!(out, "of app {}{component}{slot} on {}, {} restarts", it.app, it.target, it.restarts).ok();

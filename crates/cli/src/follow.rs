@@ -174,7 +174,10 @@ fn lines(app: &Object<App>, status: &AppStatus) -> Vec<(String, String, String)>
     };
     let mut lines = Vec::new();
     for (name, component) in &status.components {
-        let ended = || component.instances.iter().all(|it| it.state == InstanceState::Stopped);
+        let ended = || {
+            let has_ended = |it| matches!(it, InstanceState::Stopped | InstanceState::Done);
+            component.instances.iter().all(|it| has_ended(it.state))
+        };
         let head = match component.desired {
             0 if ended() => "stopped".to_owned(),
             0 => "ending".to_owned(),

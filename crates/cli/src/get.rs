@@ -16,7 +16,7 @@ use crate::client::{Client, app_of};
 use crate::news::News;
 use crate::place::Where;
 use crate::showing::Showing;
-use crate::table::{Table, ago, outcome, state, state_name, text};
+use crate::table::{Table, ago, outcome, state, state_of, text};
 use crate::what::{project_of, resource};
 
 /// How objects are printed.
@@ -282,7 +282,7 @@ fn instance_table(items: &[Value], is_wide: bool) -> anyhow::Result<Table> {
     for item in items {
         let it: Instance = serde_json::from_value(item["spec"].clone())?;
         let state = match it.state {
-            Some(state) => state_name(state).to_owned(),
+            Some(state) => state_of(state, it.hook, it.exit),
             None => "orphan: nothing declared owns it".to_owned(),
         };
         let component = it.component.map_or_else(|| "-".to_owned(), |it| it.to_string());

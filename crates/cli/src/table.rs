@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use plimsoll_model::hook::HookPoint;
 use plimsoll_model::status::{InstanceState, OutcomeRecord, OutcomeState};
+use plimsoll_model::world::Exit;
 use plimsoll_model::{App, Object};
 use serde_json::Value;
 
@@ -90,8 +92,19 @@ pub(crate) fn ago(millis: u64) -> String {
     }
 }
 
+/// What a copy is doing; and what the task of a hook is doing, or how it ended.
+pub(crate) fn state_of(state: InstanceState, hook: Option<HookPoint>, exit: Option<Exit>) -> String {
+    let state = match state {
+        InstanceState::Unready if hook.is_some() => "running",
+        state => state_name(state),
+    };
+    let hook = hook.map(|hook| format!("{hook}: ")).unwrap_or_default();
+    let exit = exit.map(|exit| format!(", {exit}")).unwrap_or_default();
+    format!("{hook}{state}{exit}")
+}
+
 /// What a copy is doing, in one word.
-pub(crate) fn state_name(state: InstanceState) -> &'static str {
+fn state_name(state: InstanceState) -> &'static str {
     match state {
         InstanceState::Unknown => "unknown",
         InstanceState::Blocked => "blocked",
@@ -100,5 +113,6 @@ pub(crate) fn state_name(state: InstanceState) -> &'static str {
         InstanceState::Backoff => "backoff",
         InstanceState::Stopping => "stopping",
         InstanceState::Stopped => "stopped",
+        InstanceState::Done => "done",
     }
 }

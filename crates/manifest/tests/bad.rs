@@ -68,6 +68,20 @@ const SLIPS: &[(&str, &str)] = &[
         "update: {strategy: canary, steps: [{weight: 20}, {weight: 10}]}",
         "update.steps[1].weight: it is less than in the step before",
     ),
+    ("hooks: {befor: {command: [x]}}", "unknown field `befor`\n  help: did you mean `before`?"),
+    (
+        "hooks: {before: {deadline: 1m}}",
+        "hooks.before: nothing says what to run\n  help: command: [./migrate]",
+    ),
+    ("hooks: {after: {command: [x], deadline: 0s}}", "hooks.after.deadline: a task needs some time"),
+    (
+        "hooks: {after: {command: [x, \"${db.url}\"], env: {A: \"${db.url}\"}}}",
+        "hooks.after.env.A: `${db.…}`: the component consumes no `db`",
+    ),
+    (
+        "hooks: {before: {command: [\"{file}\"]}}",
+        "hooks.before.command: `{file}` stands for the program's file",
+    ),
     ("update: {strategy: blue-green}", "update.strategy: there is no traffic that could move at once"),
     (
         "volumes: {d: {path: d}}\nupdate: {strategy: canary}",

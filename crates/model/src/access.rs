@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::app::AppSpec;
+use crate::app::{AppSpec, Component, Resources};
 use crate::id::ProjectName;
 use crate::operations::{Operations, Power};
 use crate::quantity::{Bytes, Cpu};
@@ -167,10 +167,27 @@ impl Demand {
                 Some(memory) => sum.memory = sum.memory.saturating_add(running.saturating_mul(memory.bytes)),
                 None => sum.without_memory += running,
             }
+            if running > 0 {
+                sum = sum.plus(Self::of_tasks(component));
+            }
             sum.volumes += slots * u64::try_from(component.volumes.len()).unwrap_or(u64::MAX);
             sum.routes += u64::try_from(component.routes.len()).unwrap_or(u64::MAX);
         }
         sum
+    }
+
+    /// What the hooks of a component need beside its copies: one task runs at a time.
+    fn of_tasks(component: &Component) -> Self {
+        let limits = || component.hooks.iter().map(|(_, hook)| hook.resources.unwrap_or(component.resources));
+        let is_any = |of: fn(&Resources) -> bool| u64::from(limits().any(|it| of(&it)));
+        Self {
+            instances: is_any(|_| true),
+            millicpu: limits().filter_map(|it| it.cpu).map(|cpu| cpu.millicores).max().unwrap_or(0),
+            without_cpu: is_any(|it| it.cpu.is_none()),
+            memory: limits().filter_map(|it| it.memory).map(|memory| memory.bytes).max().unwrap_or(0),
+            without_memory: is_any(|it| it.memory.is_none()),
+            ..Self::default()
+        }
     }
 
     /// Both together.

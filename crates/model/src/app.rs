@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
+use crate::hook::Hooks;
 use crate::id::{ComponentName, Digest, KeyName, ObjectName, PartName, RuntimeName, TargetName};
 use crate::image::ImageRef;
 use crate::quantity::{Bytes, Cpu, Span};
@@ -105,6 +106,9 @@ pub struct Component {
     /// How a new revision replaces the old one.
     #[serde(default, skip_serializing_if = "Update::is_default")]
     pub update: Update,
+    /// Tasks that run once for each new revision.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// How long a copy may take to end after the request to stop, before it is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<Span>,

@@ -7,6 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::hook::HookPoint;
+
 /// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid {what}: {rule}")]
@@ -465,7 +467,9 @@ counter_type!(
 );
 
 /// Position of a copy within its component, from 0. Volumes belong to slots and so outlive instances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Slot(pub u32);
 
@@ -485,9 +489,22 @@ impl InstanceId {
     pub fn derive(app: &Uid, component: &ComponentName, slot: Slot, plan_no: PlanNo) -> Self {
         let digest = Digest::of_json(&(app, component, slot, plan_no));
         let short = digest.short();
+        Self::of_parts(component, slot, &short)
+    }
+
+    /// The id of the task that plan `plan_no` runs for a hook: `web-before-1a2b3c4d5e6f`.
+    ///
+    /// # Panics
+    /// Never: a component name, a word and twelve hex digits always form a valid name.
+    pub fn of_task(app: &Uid, component: &ComponentName, hook: HookPoint, plan_no: PlanNo) -> Self {
+        let digest = Digest::of_json(&(app, component, hook, plan_no));
+        Self::of_parts(component, hook, &digest.short())
+    }
+
+    fn of_parts(component: &ComponentName, which: impl fmt::Display, short: &str) -> Self {
         // A label holds 63 bytes; a long component name is cut, the digest keeps the id unique.
         let name: String = component.as_str().chars().take(36).collect();
-        format!("{}-{slot}-{short}", name.trim_end_matches('-')).parse().expect("derived from valid parts")
+        format!("{}-{which}-{short}", name.trim_end_matches('-')).parse().expect("derived from valid parts")
     }
 }
 

@@ -17,6 +17,7 @@ pub mod audit;
 pub mod fields;
 pub mod gate;
 pub mod health;
+pub mod hook;
 pub mod id;
 pub mod image;
 pub mod kind;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{AppSpec, EnvValue, FileContent, Resources, Security, Volume};
 use crate::health::Health;
+use crate::hook::{HookPoint, Task};
 use crate::id::{CommitId, ComponentHash, ComponentName, Digest, KeyName, PartName, RevisionNo, Uid};
 use crate::image::{ImageRef, Repository};
 use crate::quantity::Span;
@@ -45,6 +46,9 @@ pub struct ComponentRevision {
     pub health: Option<Health>,
     /// Time to end.
     pub grace: Span,
+    /// Tasks that must succeed once for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<HookPoint, Task>,
 }
 
 impl ComponentRevision {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hook::HookPoint;
 use crate::id::{
     BindingsHash, ComponentHash, ComponentName, InstanceId, ObjectName, PlanHash, PlanNo, RevisionNo, Slot,
     TargetName,
@@ -12,7 +13,7 @@ use crate::object::Timestamp;
 use crate::operations::RolloutRef;
 use crate::quantity::Span;
 use crate::wait::Wait;
-use crate::world::{Limit, NodeTime, ServiceIp};
+use crate::world::{Exit, Limit, NodeTime, ServiceIp};
 
 /// Everything the system keeps about an App. Written by the App's reconciler and by nobody else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,56 @@ pub struct Memory {
     pub rollout: Option<Rollout>,
     /// The component's stable address, for life.
     pub address: Option<ServiceIp>,
+    /// The hook's task under way, or that failed and is looked at: there is one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRecord>,
+    /// The hooks that have succeeded, the latest last: each once for a revision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<HookDone>,
+}
+
+impl Memory {
+    /// Successes of hooks that are remembered: who goes back further has them run anew.
+    const MOST_DONE: usize = 200;
+
+    /// Whether a hook has succeeded for a revision.
+    pub fn has_done(&self, done: HookDone) -> bool {
+        self.done.contains(&done)
+    }
+
+    /// Records that a hook has succeeded, once.
+    pub fn record_done(&mut self, done: HookDone) {
+        if !self.has_done(done) {
+            self.done.push(done);
+            self.done.drain(..self.done.len().saturating_sub(Self::MOST_DONE));
+        }
+    }
+}
+
+/// A hook that has succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookDone {
+    /// For which component revision.
+    pub revision: ComponentHash,
+    /// Which.
+    pub hook: HookPoint,
+}
+
+/// The task of a hook that was started and has not succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRecord {
+    /// Its id.
+    pub instance: InstanceId,
+    /// Which hook it is.
+    pub hook: HookPoint,
+    /// The rollout that it is part of.
+    pub rollout: RolloutRef,
+    /// How long it may run.
+    pub deadline: Span,
+    /// How long it has.
+    pub clock: Clock,
 }
 
 /// A component revision that passed its gate.
@@ -234,6 +285,12 @@ pub struct InstanceStatus {
     pub state: InstanceState,
     /// Times the agent started it again in place.
     pub restarts: u32,
+    /// The hook whose task it is; absent of a copy of the component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookPoint>,
+    /// How a task that is done ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
 }
 
 /// [`crate::world::Phase`] without its times, which change with every look.
@@ -254,6 +311,8 @@ pub enum InstanceState {
     Stopping,
     /// Ended.
     Stopped,
+    /// The task of a hook that has ended by itself.
+    Done,
 }
 
 impl From<&crate::world::Phase> for InstanceState {
@@ -267,6 +326,7 @@ impl From<&crate::world::Phase> for InstanceState {
             Phase::Backoff { .. } => Self::Backoff,
             Phase::Stopping { .. } => Self::Stopping,
             Phase::Stopped => Self::Stopped,
+            Phase::Done { .. } => Self::Done,
         }
     }
 }

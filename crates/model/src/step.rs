@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{Resources, Security, TlsMode};
 use crate::health::Health;
+use crate::hook::HookPoint;
 use crate::id::{
     BindingsHash, ComponentHash, ComponentName, Digest, Effects, Epoch, InstallationId, InstanceId, KeyName,
     PartName, PlanHash, PlanNo, RevisionNo, Slot, TargetName, Uid,
@@ -252,7 +253,7 @@ impl Action {
     /// The verb, for people and for a Path's normal form.
     pub fn verb(&self) -> &'static str {
         match self {
-            Self::Create { .. } => "create",
+            Self::Create { launch, .. } => launch.hook.map_or("create", HookPoint::as_str),
             Self::Stop { .. } => "stop",
             Self::Remove { .. } => "remove",
             Self::Close => "close",
@@ -334,6 +335,9 @@ pub struct Launch {
     pub health: Option<Health>,
     /// Time to end when the agent itself restarts it.
     pub grace: Span,
+    /// The hook whose task it is, if it is one: it runs once, and is not started again when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookPoint>,
 }
 
 impl Launch {
@@ -355,6 +359,7 @@ impl Launch {
             security: Security::default(),
             health: None,
             grace: Span::seconds(5),
+            hook: None,
         }
     }
 }

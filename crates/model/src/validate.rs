@@ -1,5 +1,6 @@
 //! What a declaration must obey beyond its schema: every violation at once, each with its field path.
 
+mod hooks;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,6 +108,7 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
         route(&mut check.at("routes").at(index), it, it_route);
     }
     update::update(&mut check.at("update"), it);
+    hooks::hooks(&mut check.at("hooks"), it);
 }
 
 fn program(check: &mut Check<'_>, it: &Program, has_command: bool) {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hook::HookPoint;
 use crate::id::{
     ComponentHash, ComponentName, InstanceId, InterfaceName, KeyName, ObjectName, PartName, RuntimeName,
     TargetName,
@@ -95,6 +96,27 @@ pub enum Reason {
     GateUndecided {
         /// What is missing.
         why: String,
+    },
+    /// The task of a hook runs.
+    HookRunning {
+        /// Which.
+        hook: HookPoint,
+        /// The task.
+        instance: InstanceId,
+    },
+    /// The task of a hook is due, and something else comes first.
+    HookDue {
+        /// Which.
+        hook: HookPoint,
+    },
+    /// The task of a hook has failed, and there is nothing to go back to or that is not wanted.
+    HookFailed {
+        /// Which.
+        hook: HookPoint,
+        /// The task.
+        instance: InstanceId,
+        /// The verdict.
+        verdict: String,
     },
     /// A copy finishes the requests it has.
     Draining {
@@ -258,7 +280,10 @@ impl Reason {
     /// Whose move it is.
     pub fn owner(&self) -> Owner {
         match self {
-            Self::NotReady { .. } | Self::Crashing { .. } | Self::Stopping { .. } => Owner::Program,
+            Self::NotReady { .. }
+            | Self::Crashing { .. }
+            | Self::HookRunning { .. }
+            | Self::Stopping { .. } => Owner::Program,
             Self::ImageUnresolved { image, .. } => {
                 Owner::Registry { registry: image.repository().registry().to_owned() }
             }
@@ -271,6 +296,7 @@ impl Reason {
             Self::GateUndecided { .. } => Owner::Measurer,
             Self::Soaking
             | Self::Trying { hold: false, .. }
+            | Self::HookDue { .. }
             | Self::Draining { .. }
             | Self::ProviderRolling { .. } => Owner::Plimsoll,
             Self::ProviderMissing { .. }
@@ -285,6 +311,7 @@ impl Reason {
             | Self::CertificateMissing { .. }
             | Self::Rejected { .. }
             | Self::GateFailed { .. }
+            | Self::HookFailed { .. }
             | Self::Trying { .. }
             | Self::RouterOutdated { .. }
             | Self::Paused
@@ -301,12 +328,16 @@ impl Reason {
     /// What to do about it, as a command or a sentence.
     pub fn next_step(&self) -> String {
         match self {
-            Self::NotReady { instance } | Self::Crashing { instance } => {
+            Self::NotReady { instance }
+            | Self::Crashing { instance }
+            | Self::HookRunning { instance, .. } => {
                 format!("see its output: plimsoll logs {instance}")
             }
+            Self::HookFailed { instance, .. } => run_again(instance),
             Self::Blocked { by, target, instance } => unblocked(by, target, instance),
             Self::Soaking
             | Self::Trying { hold: false, .. }
+            | Self::HookDue { .. }
             | Self::Draining { .. }
             | Self::Stopping { .. }
             | Self::ProviderRolling { .. } => "nothing: it ends by itself".into(),
@@ -367,6 +398,12 @@ impl Reason {
     }
 }
 
+/// What to do about a task that failed.
+fn run_again(instance: &InstanceId) -> String {
+    let again = "then change the component, or run it again: plimsoll rollout restart";
+    format!("see its output: plimsoll logs {instance}; {again}")
+}
+
 /// Whether a name is a tombstone's: names of Apps have no dots.
 fn is_tombstone(name: &ObjectName) -> bool {
     name.as_str().contains('.')
@@ -406,6 +443,9 @@ impl fmt::Display for Reason {
                 write!(f, "step {step} of {of}: new copies get {weight} % of the traffic {until}")
             }
             Self::GateUndecided { why } => write!(f, "the gate cannot decide: {why}"),
+            Self::HookRunning { hook, instance } => write!(f, "hook `{hook}` runs as {instance}"),
+            Self::HookDue { hook } => write!(f, "hook `{hook}` is due, and something else comes first"),
+            Self::HookFailed { verdict, .. } => write!(f, "the rollout failed: {verdict}"),
             Self::Draining { instance } => write!(f, "{instance} finishes its requests"),
             Self::Stopping { instance } => write!(f, "{instance} is ending"),
             Self::ProviderRolling { provider } => write!(f, "{provider} is rolled first"),

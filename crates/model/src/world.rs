@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hook::HookPoint;
 use crate::id::{
     BindingsHash, BootId, ComponentHash, ComponentName, Effects, InstanceId, PartName, PlanNo, Slot,
     TargetName,
@@ -116,6 +117,9 @@ pub struct Instance {
     /// Limits that were declared and that its node cannot enforce.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unenforced: Vec<Limit>,
+    /// The hook whose task it is; a copy of the component is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookPoint>,
 }
 
 /// Something that a node may keep a copy within.
@@ -188,6 +192,11 @@ pub enum Phase {
     },
     /// Nothing of it runs; its record is still there.
     Stopped,
+    /// The task of a hook has ended by itself and is not started again.
+    Done {
+        /// How.
+        exit: Exit,
+    },
 }
 
 /// Why an agent cannot start a copy, where that is not the copy's fault.
@@ -241,7 +250,7 @@ impl Instance {
 
     /// Whether a process of it may be running, now or by the agent's own doing.
     pub fn is_live(&self) -> bool {
-        !matches!(self.phase, Phase::Stopped)
+        !matches!(self.phase, Phase::Stopped | Phase::Done { .. })
     }
 
     /// How long it has been ready without a break.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use plimsoll_model::app::{Component, EnvValue, FileContent};
+use plimsoll_model::hook::{HookPoint, Task};
 use plimsoll_model::id::{BindingsHash, ComponentName, Digest, KeyName, PartName};
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::ComponentRevision;
@@ -69,7 +70,7 @@ pub(crate) fn resolve(
             Err(reason) => missing.push(reason),
         }
     }
-    missing.extend(missing_values(revision, &relations));
+    missing.extend(missing_values(parts(revision), &relations));
     if !missing.is_empty() {
         missing.sort();
         missing.dedup();
@@ -126,12 +127,16 @@ fn version(secret: &SecretRef, context: &Context) -> Result<plimsoll_model::Gene
 
 /// The pieces of every template in a revision's environment and files.
 fn parts(revision: &ComponentRevision) -> impl Iterator<Item = Part> {
-    let env = revision.env.values().filter_map(|value| match value {
+    let files = revision.files.values().filter_map(|file| file.content.as_ref());
+    parts_of_env(&revision.env).chain(files.flat_map(|text| template::parse(text).unwrap_or_default()))
+}
+
+fn parts_of_env(env: &BTreeMap<KeyName, EnvValue>) -> impl Iterator<Item = Part> {
+    let texts = env.values().filter_map(|value| match value {
         EnvValue::Text(text) => Some(text),
         EnvValue::Secret(_) => None,
     });
-    let files = revision.files.values().filter_map(|file| file.content.as_ref());
-    env.chain(files).flat_map(|text| template::parse(text).unwrap_or_default())
+    texts.flat_map(|text| template::parse(text).unwrap_or_default())
 }
 
 /// Every secret that a revision's environment and files name.
@@ -149,8 +154,8 @@ fn named_secrets(revision: &ComponentRevision) -> Vec<SecretRef> {
 }
 
 /// Values that a revision asks of relations that do not have them.
-fn missing_values(revision: &ComponentRevision, relations: &Relations) -> Vec<Reason> {
-    let asked = parts(revision).filter_map(|part| match part {
+fn missing_values(parts: impl Iterator<Item = Part>, relations: &Relations) -> Vec<Reason> {
+    let asked = parts.filter_map(|part| match part {
         Part::Relation(relation, key) => Some((relation, key)),
         _ => None,
     });
@@ -235,6 +240,35 @@ impl Bindings {
             security: revision.security.clone(),
             health: revision.health.clone(),
             grace: revision.grace,
+            hook: None,
+        })
+    }
+
+    /// How the task of a hook of `revision` is started: as a copy is, without what only one that serves can have. What it
+    /// alone asks for is no part of what copies are given, and replaces none when it changes.
+    pub(crate) fn launch_task(
+        &self,
+        revision: &ComponentRevision,
+        (hook, task): (HookPoint, &Task),
+        ip: Option<ServiceIp>,
+        context: &Context,
+    ) -> Result<Launch, Reason> {
+        if let Some(missing) = missing_values(parts_of_env(&task.env), &self.relations).pop() {
+            return Err(missing);
+        }
+        let mut env = revision.env.clone();
+        env.extend(task.env.clone());
+        let revision = ComponentRevision { env, ..revision.clone() };
+        let launch = self.launch(&revision, ip, context)?;
+        Ok(Launch {
+            argv: task.argv.clone(),
+            args: task.args.clone(),
+            ports: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            resources: task.resources,
+            health: None,
+            hook: Some(hook),
+            ..launch
         })
     }
 

@@ -18,6 +18,7 @@
 mod address;
 mod bindings;
 pub mod decide;
+mod hooks;
 pub mod input;
 mod measure;
 pub mod outline;

@@ -10,7 +10,8 @@ use plimsoll_model::status::PlanRef;
 use plimsoll_model::step::{Action, Plan, Scope, Step};
 use plimsoll_model::wait::Wait;
 use plimsoll_model::world::{
-    Instance, Member, MemberState, NodeTime, NodeView, Phase, Presence, Recent, RouterView, TargetView, World,
+    Exit, Instance, Member, MemberState, NodeTime, NodeView, Phase, Presence, Recent, RouterView, TargetView,
+    World,
 };
 use serde::{Deserialize, Serialize};
 
@@ -93,7 +94,7 @@ pub fn pass(world: &mut World, by: Span) {
                 instance.phase = match instance.phase {
                     Phase::Ready { since } => Phase::Ready { since: since.plus(by) },
                     Phase::Stopping { .. } | Phase::Stopped => Phase::Stopped,
-                    Phase::Unknown => Phase::Unknown,
+                    phase @ (Phase::Unknown | Phase::Done { .. }) => phase,
                     Phase::Blocked { .. } | Phase::Unready { .. } | Phase::Backoff { .. } => {
                         Phase::Ready { since: Span::ZERO }
                     }
@@ -136,20 +137,25 @@ pub fn carry_out(world: &mut World, step: &Step) {
 
 fn on_node(node: &mut NodeView, step: &Step) {
     match &step.action {
-        Action::Create { instance, revision, bindings, .. } => {
-            let (Some(component), Some(slot)) = (step.component.clone(), step.slot) else { return };
+        Action::Create { instance, revision, bindings, launch } => {
+            let Some(component) = step.component.clone() else { return };
+            let phase = match launch.hook {
+                Some(_) => Phase::Done { exit: Exit::Code(0) },
+                None => Phase::Ready { since: Span::ZERO },
+            };
             let copy = Instance {
                 component,
-                slot,
+                slot: step.slot.unwrap_or_default(),
                 revision: *revision,
                 bindings: *bindings,
                 endpoints: std::collections::BTreeMap::new(),
-                phase: Phase::Ready { since: Span::ZERO },
+                phase,
                 restarts: 0,
                 unready_count: 0,
                 probe: None,
                 last_exit: None,
                 unenforced: Vec::new(),
+                hook: launch.hook,
             };
             node.instances.insert(instance.clone(), copy);
         }

@@ -1,6 +1,7 @@
 //! The pass over one App: addresses, table, each component in dependency order, then the numbered plan.
 
 mod sides;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,7 @@ use plimsoll_model::world::{Presence, RouterView, ServiceIp};
 use self::sides::Side;
 use crate::bindings::{self, Bindings};
 use crate::decide::{Course, Decision};
+use crate::hooks::{self, Hooks};
 use crate::input::{EndpointView, Input};
 use crate::resolve::{PERSON_DEADLINE, Resolution};
 use crate::rollout::{self, Gate, Judge, Verdict};
@@ -47,6 +49,8 @@ struct Subject<'a> {
     goal: Option<Goal<'a>>,
     bindings: Result<Bindings, Vec<Reason>>,
     survey: Survey<'a>,
+    /// Tasks of its hooks.
+    tasks: Vec<hooks::Task<'a>>,
     replicas: u32,
     /// Endpoints it consumes that are not ready.
     unready: Vec<EndpointRef>,
@@ -57,6 +61,12 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
+    /// What says how far its hooks are.
+    fn hooks(&self) -> Option<Hooks<'_>> {
+        let revision = self.goal.as_ref()?.revision;
+        Some(Hooks { revision, tasks: &self.tasks, now: self.survey.now })
+    }
+
     fn budget(&self) -> Budget {
         let has_volumes = self.goal.as_ref().is_some_and(|goal| !goal.revision.volumes.is_empty());
         let declared = self.declared.map(|it| it.update.budget(self.replicas, has_volumes));
@@ -306,6 +316,7 @@ impl<'a> Planner<'a> {
             rolling_first: rolling_first.map(|from| from.component.clone()),
             undivided: declared.is_some_and(|it| it.update.strategy.is_staged() && is_routed(it))
                 && self.router().is_some_and(|router| !router.divides),
+            tasks: hooks::tasks(&input.world, name),
             bindings,
             survey,
         }
@@ -315,9 +326,16 @@ impl<'a> Planner<'a> {
     pub(crate) fn judge(&mut self, name: &'a ComponentName) -> Judged<'a> {
         let subject = self.subject(name);
         let mut memory = self.memory.remove(name).unwrap_or_default();
+        hooks::learn(&mut memory, &subject.tasks, subject.survey.now);
         let verdict = self.advance(&mut memory, &subject);
+        hooks::forget(&mut memory, &subject.tasks, self.is_blind());
         self.memory.insert(name.clone(), memory);
         Judged { subject, verdict }
+    }
+
+    /// Whether a node does not answer that may have something of the App.
+    fn is_blind(&self) -> bool {
+        self.input.world.targets.values().any(|view| view.node.is_unknown())
     }
 
     /// Decides about one component.
@@ -329,8 +347,17 @@ impl<'a> Planner<'a> {
             self.reject(&subject, evidence);
             return;
         }
-        let memory = self.memory.remove(name).unwrap_or_default();
-        let sides = self.sides(&memory, &subject);
+        let mut memory = self.memory.remove(name).unwrap_or_default();
+        let hook = match verdict {
+            Verdict::Rolling { hook, .. } => hook,
+            Verdict::Idle | Verdict::Reject(_) => None,
+        };
+        let may_start = self.rules(&memory, &subject).may_create
+            && !self.input.operations.paused
+            && subject.rolling_first.is_none()
+            && !subject.undivided;
+        self.tasks(&subject, &mut memory, hook, may_start);
+        let sides = self.sides(&memory, &subject, hook);
         let keep_stopped = subject.declared.is_some() && (self.off() || subject.goal.is_none());
         // What is declared of its end holds to the end.
         let grace = self.input.spec.components.get(name).map_or(Span::seconds(10), Component::grace);
@@ -404,6 +431,7 @@ impl<'a> Planner<'a> {
                 true => Judge::Evidence { answers: &self.input.context.answers, aborted },
                 false => Judge::Nobody,
             },
+            hooks: subject.hooks()?,
         })
     }
 
@@ -481,6 +509,10 @@ impl<'a> Planner<'a> {
             .extend(goal.and_then(|goal| goal.rejected.clone()).map(|reason| wait(reason, PERSON_DEADLINE)));
         // Where something is missing, nothing can be said of a gate.
         let judged = memory.rollout.as_ref().filter(|_| subject.bindings.is_ok());
+        if let Some(reason) = judged.and_then(|_| Self::failed_task(subject, memory)) {
+            self.waits.push(wait(reason, PERSON_DEADLINE));
+            return;
+        }
         if let Some(verdict) = judged.and_then(|rollout| rollout.failed.clone()) {
             self.waits.push(wait(Reason::GateFailed { verdict }, PERSON_DEADLINE));
             return;
@@ -496,6 +528,7 @@ impl<'a> Planner<'a> {
         let is_held_up = subject.undivided
             || self.input.operations.paused
             || subject.rolling_first.is_some()
+            || matches!(verdict, Verdict::Rolling { hook: Some(_), .. })
             || !subject.unready.is_empty();
         if let (Some(status), Some(stage), false) = (trial::status(memory, stages), stage, is_held_up) {
             let StageStatus { step, of, weight, hold } = status;
@@ -508,7 +541,7 @@ impl<'a> Planner<'a> {
     /// What people want to see of the component.
     fn record(&mut self, subject: &Subject<'_>) {
         let survey = &subject.survey;
-        if subject.declared.is_none() && survey.copies.is_empty() {
+        if subject.declared.is_none() && survey.copies.is_empty() && subject.tasks.is_empty() {
             return;
         }
         let serving = survey.fresh().filter(|copy| survey.is_available(copy));
@@ -519,6 +552,18 @@ impl<'a> Planner<'a> {
             revision: copy.instance.revision,
             state: (&copy.instance.phase).into(),
             restarts: copy.instance.restarts,
+            hook: None,
+            exit: None,
+        });
+        let tasks = subject.tasks.iter().map(|task| InstanceStatus {
+            id: task.id.clone(),
+            slot: task.instance.slot,
+            target: task.target.clone(),
+            revision: task.instance.revision,
+            state: (&task.instance.phase).into(),
+            restarts: task.instance.restarts,
+            hook: Some(task.hook),
+            exit: task.instance.last_exit.filter(|_| !task.is_live()),
         });
         let status = ComponentStatus {
             desired: if self.off() { 0 } else { subject.replicas },
@@ -533,7 +578,7 @@ impl<'a> Planner<'a> {
                 .iter()
                 .flat_map(|copy| copy.instance.unenforced.iter().copied())
                 .collect(),
-            instances: instances.collect(),
+            instances: instances.chain(tasks).collect(),
         };
         self.components.insert(subject.name.clone(), status);
     }

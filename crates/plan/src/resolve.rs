@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use plimsoll_model::AppSpec;
 use plimsoll_model::app::{Component, Program};
+use plimsoll_model::hook::Task;
 use plimsoll_model::id::{ComponentName, RevisionNo, TargetName};
 use plimsoll_model::image::{ImageRef, Sought};
 use plimsoll_model::kind::{Programs, TargetSpec};
@@ -167,7 +168,7 @@ fn component_revision(
     target_spec: &TargetSpec,
     image: Option<PinnedImage>,
 ) -> Result<ComponentRevision, Reason> {
-    let mut argv =
+    let command =
         match (&component.command[..], component.program.as_ref().and_then(|it| it.runtime.as_ref())) {
             ([], Some(runtime)) => {
                 let missing = || Reason::RuntimeMissing { target: target.clone(), runtime: runtime.clone() };
@@ -178,13 +179,14 @@ fn component_revision(
             }
             (command, _) => command.to_vec(),
         };
-    // An image's entry point takes arguments of its own where no command takes its place.
-    let args = if component.is_image_alone() {
-        component.args.clone()
-    } else {
-        argv.extend(component.args.iter().cloned());
-        Vec::new()
-    };
+    let tasks = component.hooks.iter().map(|(point, hook)| {
+        let own = if hook.command.is_empty() { &command } else { &hook.command };
+        let (argv, args) = command_line(component, own, &hook.args);
+        let resources = hook.resources.unwrap_or(component.resources);
+        (point, Task { argv, args, env: hook.env.clone(), resources, deadline: hook.deadline() })
+    });
+    let tasks = tasks.collect();
+    let (argv, args) = command_line(component, &command, &component.args);
     Ok(ComponentRevision {
         image,
         content: component.program.as_ref().and_then(|program| content(program, &argv)),
@@ -199,7 +201,17 @@ fn component_revision(
         security: component.security.clone(),
         health: component.health.clone(),
         grace: component.grace(),
+        tasks,
     })
+}
+
+/// A command with its arguments. Those of an image's own entry point are apart: no command takes its place then.
+fn command_line(component: &Component, command: &[String], args: &[String]) -> (Vec<String>, Vec<String>) {
+    if component.is_image_alone() {
+        (command.to_vec(), args.to_vec())
+    } else {
+        ([command, args].concat(), Vec::new())
+    }
 }
 
 /// The content a program names. Validation has made sure that exactly one form is there, and admission that

@@ -12,17 +12,21 @@
 //!
 //! Where the declaration has steps, new copies are tried beside all old ones first ([`crate::trial`]).
 //!
+//! Before all that, and between the soak time and good, there may be the task of a hook ([`crate::hooks`]).
+//!
 //! The clock counts the time in which a new copy is not ready through its own fault. It runs on the node's
 //! clock, stands while a provider, a node, the router or a disk is to blame, and starts again at zero with
 //! every further copy that becomes ready.
 
-use plimsoll_model::id::{ComponentHash, PlanNo, RevisionNo};
+use plimsoll_model::hook::HookPoint;
+use plimsoll_model::id::{BindingsHash, ComponentHash, PlanNo, RevisionNo};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::Evidence;
 use plimsoll_model::status::{Clock, Good, Memory, Rollout};
 use plimsoll_model::update::{Budget, OnFailure, Stage, Update};
 use plimsoll_model::world::{Exit, Phase};
 
+use crate::hooks::{Hooks, Progress};
 use crate::measure::{self, Answers, Reading, Watch};
 use crate::survey::{Copy, Survey, Wanted, count};
 use crate::trial::{self, Watched};
@@ -44,6 +48,7 @@ pub(crate) struct Gate<'a> {
     /// Steps that a person has ended of the rollout that is under way.
     pub(crate) promoted: u32,
     pub(crate) judge: Judge<'a>,
+    pub(crate) hooks: Hooks<'a>,
 }
 
 /// Who decides about what is rolled out, beside its health.
@@ -98,7 +103,13 @@ pub(crate) enum Verdict {
     /// No rollout is under way.
     Idle,
     /// Under way; look again after this time at the latest.
-    Rolling { look: Option<Span>, soaking: bool, undecided: Option<String> },
+    Rolling {
+        look: Option<Span>,
+        soaking: bool,
+        undecided: Option<String>,
+        /// The hook that has to succeed before anything else happens.
+        hook: Option<HookPoint>,
+    },
     /// The revision failed and is to be rejected with this evidence.
     Reject(Evidence),
 }
@@ -106,7 +117,7 @@ pub(crate) enum Verdict {
 /// Carries the memory of a component's rollout forward by one look.
 pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>) -> Verdict {
     if gate.is_aborted() {
-        memory.rollout = None;
+        (memory.rollout, memory.task) = (None, None);
         return Verdict::Reject(evidence("a person aborted the rollout".to_owned(), survey));
     }
     let Some(bindings) = gate.wanted.bindings else { return stand_still(memory, survey) };
@@ -126,16 +137,11 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         memory.rollout = under_way;
         return stand_still(memory, survey);
     }
-    let begun = || Rollout {
-        to: gate.wanted.revision,
-        bindings,
-        best: 0,
-        clock: Clock::ZERO,
-        failed: None,
-        began: gate.plan,
-        trial: trial::begin(memory.good, survey, gate),
-    };
-    let mut rollout = under_way.filter(same).unwrap_or_else(begun);
+    let mut rollout = under_way.filter(same).unwrap_or_else(|| begin(memory, bindings, survey, gate));
+    match gate.hooks.progress(HookPoint::Before, memory, rollout.reference()) {
+        Progress::Over => {}
+        progress => return held(memory, rollout, (HookPoint::Before, progress), survey, gate),
+    }
     let ready = count(survey.fresh().filter(|copy| copy.instance.is_ready()));
     if ready > rollout.best {
         rollout.best = ready;
@@ -155,6 +161,10 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
         rollout.clock = Clock::ZERO;
     }
     if soak == Some(Span::ZERO) && reading == Reading::Fine && !is_trial {
+        match gate.hooks.progress(HookPoint::After, memory, rollout.reference()) {
+            Progress::Over => {}
+            progress => return held(memory, rollout, (HookPoint::After, progress), survey, gate),
+        }
         memory.good = Some(Good { component: gate.wanted.revision, revision: gate.source });
         return Verdict::Idle;
     }
@@ -163,9 +173,8 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
     let own_fault = || broken.or_else(|| own_fault(&rollout.clock, limit, survey));
     let verdict = if gate.excused { None } else { own_fault() };
     if let (Some(verdict), None) = (verdict, &rollout.failed) {
-        let rollback_to = memory.good.filter(|good| good.component != gate.wanted.revision);
-        let may_reject = gate.declared == gate.wanted.revision && rollback_to.is_some();
-        if may_reject && gate.update.on_failure == OnFailure::Rollback {
+        if may_reject(memory, gate) {
+            memory.task = None;
             return Verdict::Reject(evidence(verdict, survey));
         }
         rollout.failed = Some(verdict);
@@ -174,7 +183,53 @@ pub(crate) fn advance(memory: &mut Memory, survey: &Survey<'_>, gate: &Gate<'_>)
     let look = next_look(&rollout, limit.minus(rollout.clock.reading(survey.now)), soak, is_measured);
     memory.rollout = Some(rollout);
     let look = look.into_iter().chain(stuck).min();
-    Verdict::Rolling { look, soaking: soak.is_some() && !is_trial, undecided }
+    Verdict::Rolling { look, soaking: soak.is_some() && !is_trial, undecided, hook: None }
+}
+
+/// Whether what failed is rolled back and rejected; it stays otherwise, for a person to look at.
+fn may_reject(memory: &Memory, gate: &Gate<'_>) -> bool {
+    let has_way_back = memory.good.is_some_and(|good| good.component != gate.wanted.revision);
+    gate.declared == gate.wanted.revision && has_way_back && gate.update.on_failure == OnFailure::Rollback
+}
+
+/// A rollout that a hook holds: its clock stands, for nothing else is due, and the task has a deadline of its own.
+fn held(
+    memory: &mut Memory,
+    mut rollout: Rollout,
+    (hook, progress): (HookPoint, Progress),
+    survey: &Survey<'_>,
+    gate: &Gate<'_>,
+) -> Verdict {
+    rollout.clock = Clock::ZERO;
+    if let Some(trial) = &mut rollout.trial {
+        trial.clock.run(false, survey.now);
+    }
+    let look = match progress {
+        Progress::Failed(evidence) if rollout.failed.is_none() => {
+            if may_reject(memory, gate) {
+                memory.task = None;
+                return Verdict::Reject(evidence);
+            }
+            rollout.failed = Some(evidence.verdict);
+            None
+        }
+        Progress::Open { left } => left,
+        Progress::Over | Progress::Failed(_) => None,
+    };
+    memory.rollout = Some(rollout);
+    Verdict::Rolling { look, soaking: false, undecided: None, hook: Some(hook) }
+}
+
+fn begin(memory: &Memory, bindings: BindingsHash, survey: &Survey<'_>, gate: &Gate<'_>) -> Rollout {
+    Rollout {
+        to: gate.wanted.revision,
+        bindings,
+        best: 0,
+        clock: Clock::ZERO,
+        failed: None,
+        began: gate.plan,
+        trial: trial::begin(memory.good, survey, gate),
+    }
 }
 
 /// When to look again at the latest: the deadline is over, the soak time is, or something else may be measured.
@@ -208,7 +263,7 @@ pub(crate) fn stand_still(memory: &mut Memory, survey: &Survey<'_>) -> Verdict {
         None => Verdict::Idle,
         Some(rollout) => {
             rollout.clock.run(false, survey.now);
-            Verdict::Rolling { look: None, soaking: false, undecided: None }
+            Verdict::Rolling { look: None, soaking: false, undecided: None, hook: None }
         }
     }
 }

@@ -124,6 +124,24 @@ impl<'a> Steps<'a> {
         })
     }
 
+    /// A step about the task of a hook: it has no slot and no traffic.
+    pub(crate) fn task(
+        &mut self,
+        target: &TargetName,
+        component: &ComponentName,
+        action: Action,
+        cause: Cause,
+    ) {
+        self.push(Step {
+            target: target.clone(),
+            component: Some(component.clone()),
+            slot: None,
+            action,
+            after: Vec::new(),
+            cause,
+        });
+    }
+
     /// Traffic follows readiness; copies that are to end are drained, stopped and, unless kept, removed.
     pub(crate) fn follow(
         &mut self,

@@ -89,7 +89,9 @@ impl<'a> Survey<'a> {
             if wanted.is_some_and(|wanted| wanted.target == target) {
                 now = Some(&node.now);
             }
-            for (id, instance) in node.instances.iter().filter(|(_, it)| it.component == *component) {
+            for (id, instance) in
+                node.instances.iter().filter(|(_, it)| it.component == *component && it.hook.is_none())
+            {
                 let member = view.router.present().and_then(|router| router.members.get(id));
                 let traffic = match &view.router {
                     Presence::Unknown => Traffic::Unknown,

@@ -11,10 +11,10 @@ use crate::replace::Moves;
 use crate::survey::{Copy, DRAIN_LIMIT, Survey};
 
 /// Slack on top of what a wait should take, so that a deadline passes only when something is wrong.
-const SLACK: Span = Span::seconds(10);
+pub(crate) const SLACK: Span = Span::seconds(10);
 
 /// How long a driver may stay silent before its objects count as stalled.
-const UNREACHABLE_DEADLINE: Span = Span::seconds(60);
+pub(crate) const UNREACHABLE_DEADLINE: Span = Span::seconds(60);
 
 /// Waits that follow from the copies themselves.
 pub(crate) fn of_copies(
@@ -36,7 +36,7 @@ pub(crate) fn of_copies(
                 wait(Reason::Unreachable { scope }, UNREACHABLE_DEADLINE);
             }
             Phase::Stopping { .. } => wait(Reason::Stopping { instance }, grace.plus(SLACK)),
-            Phase::Stopped => {}
+            Phase::Stopped | Phase::Done { .. } => {}
             _ if retired => {
                 if !copy.is_drained() {
                     wait(Reason::Draining { instance }, DRAIN_LIMIT.plus(SLACK));

@@ -130,7 +130,7 @@ impl LastWord<'_> {
         let Some(copy) = view.instances.get(instance) else { return Ok(()) };
         let instance = instance.clone();
         let action = match copy.phase {
-            Phase::Stopped => Action::Remove { instance },
+            Phase::Stopped | Phase::Done { .. } => Action::Remove { instance },
             Phase::Stopping { .. } | Phase::Unknown => return Ok(()),
             _ => Action::Stop { instance, grace: STOP_GRACE },
         };

@@ -260,7 +260,8 @@ fn secrets(spec: &AppSpec, endpoints: &BTreeMap<EndpointRef, EndpointView>) -> B
     };
     let mut direct = Vec::new();
     for component in spec.components.values() {
-        for value in component.env.values() {
+        let of_hooks = component.hooks.iter().flat_map(|(_, hook)| hook.env.values());
+        for value in component.env.values().chain(of_hooks) {
             match value {
                 EnvValue::Text(literal) => text(literal),
                 EnvValue::Secret(secret) => direct.push(secret.name.clone()),

@@ -53,6 +53,9 @@ pub struct Run {
     /// What it finds as `/tmp` and `/var/tmp`, unless those of the machine.
     #[serde(default)]
     pub tmp: Option<std::path::PathBuf>,
+    /// It is not begun a second time, whoever asks for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
 }
 
 /// A process, told from any other that had or will have its number.

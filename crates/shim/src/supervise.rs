@@ -42,6 +42,9 @@ pub enum ShimError {
     /// Something of the instance is still running.
     #[error("the instance is running already")]
     Locked,
+    /// It was to be run once, and was begun before.
+    #[error("it was begun before")]
+    Begun,
     /// The instance's directory holds nothing to run.
     #[error("there is nothing to run")]
     Nothing,
@@ -73,6 +76,9 @@ pub fn supervise(directory: &Path) -> Result<(), ShimError> {
     set_no_new_privs(true).map_err(|errno| io_error("it cannot give up privileges")(errno.into()))?;
     let run: Run =
         read(directory, RUN).map_err(io_error("run.json cannot be read"))?.ok_or(ShimError::Nothing)?;
+    if run.once && has_begun(directory)? {
+        return Err(ShimError::Begun);
+    }
     let control = open_control(directory).map_err(io_error("the control pipe cannot be made"))?;
     if let Err(error) = enter(&run) {
         // Nobody reads what this process says; people read the log.
@@ -109,6 +115,13 @@ fn take_lock(directory: &Path) -> Result<File, ShimError> {
     fcntl_setfd(&lock, FdFlags::empty())
         .map_err(|errno| io_error("the lock cannot be handed on")(errno.into()))?;
     Ok(lock)
+}
+
+/// Whether a program was begun in this directory. Only true while the lock is held.
+fn has_begun(directory: &Path) -> Result<bool, ShimError> {
+    let unreadable = io_error("what was begun cannot be read");
+    let started = read::<Started>(directory, STARTED).map_err(&unreadable)?;
+    Ok(started.is_some() || read::<Ended>(directory, ENDED).map_err(&unreadable)?.is_some())
 }
 
 /// Opened for both directions, so that it never reports an end when a writer goes.

@@ -1,17 +1,19 @@
 //! A second opinion on every plan that is made current: written apart from the planner, from the same facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_driver::Sighting;
+use plimsoll_model::hook::HookPoint;
 use plimsoll_model::id::{ComponentHash, ComponentName, InstanceId, ObjectName, Uid};
+use plimsoll_model::kind::AppRevisions;
 use plimsoll_model::object::Observed;
 use plimsoll_model::operations::{Operations, Power};
 use plimsoll_model::quantity::Span;
-use plimsoll_model::revision::RejectionRecord;
-use plimsoll_model::status::AppStatus;
+use plimsoll_model::revision::{AppRevision, RejectionRecord};
+use plimsoll_model::status::{AppStatus, HookDone};
 use plimsoll_model::step::{Action, Cause, Plan, Scope, Step};
 use plimsoll_model::update::Strategy;
-use plimsoll_model::world::{Instance, MemberState, NodeView, Phase, RouterView};
+use plimsoll_model::world::{Exit, Instance, MemberState, NodeView, Phase, RouterView};
 use plimsoll_model::{App, AppSpec, Component, Kind};
 use plimsoll_store::{Batch, KindName, Row, Write};
 
@@ -25,6 +27,9 @@ type Seen = BTreeMap<(Scope, Uid), Option<Sighting>>;
 pub(crate) struct Audit {
     rejections: BTreeMap<ObjectName, RejectionRecord>,
     goods: BTreeMap<(Uid, ComponentName), ComponentHash>,
+    /// The hooks of component revisions.
+    hooks: BTreeMap<ComponentHash, BTreeSet<HookPoint>>,
+    done: BTreeSet<(Uid, ComponentName, HookDone)>,
 }
 
 fn put<'a>(batch: &'a Batch, kind: &str) -> Option<&'a Row> {
@@ -46,8 +51,13 @@ impl Audit {
         };
         let status: Option<Observed<AppStatus>> = app.status.as_deref().map(parse);
         let mut findings = Vec::new();
+        let hooks: BTreeMap<_, _> = self.hooks.clone().into_iter().chain(declared_hooks(batch)).collect();
         if let Some(status) = status {
             self.gates(&status.value, &declared, seen, &mut findings);
+            self.hooks(&status.value, &declared, (&hooks, seen), &mut findings);
+            if let Some(plan) = put(batch, "plans") {
+                self.hooked(&parse(&plan.spec), &status.value, &hooks, &mut findings);
+            }
         }
         if let Some(plan) = put(batch, "plans") {
             let plan = parse(&plan.spec);
@@ -66,11 +76,82 @@ impl Audit {
         if let Some(rejection) = put(batch, "rejections") {
             self.rejections.insert(rejection.meta.key.name.clone(), parse(&rejection.spec));
         }
+        self.hooks.extend(declared_hooks(batch));
         let Some(app) = put(batch, App::PLURAL) else { return };
         let status: Option<Observed<AppStatus>> = app.status.as_deref().map(parse);
         for (name, memory) in status.into_iter().flat_map(|status| status.value.memory) {
+            self.done.extend(memory.done.iter().map(|done| (app.meta.uid.clone(), name.clone(), *done)));
             if let Some(good) = memory.good {
                 self.goods.insert((app.meta.uid.clone(), name), good.component);
+            }
+        }
+    }
+
+    /// A hook is recorded as done once, of a task that was seen to succeed; and nothing is good before its last one has.
+    fn hooks(
+        &self,
+        status: &AppStatus,
+        declared: &Declared,
+        (hooks, seen): (&BTreeMap<ComponentHash, BTreeSet<HookPoint>>, &Seen),
+        findings: &mut Vec<String>,
+    ) {
+        let nodes = seen.iter().filter(|((_, app), _)| *app == declared.uid);
+        let tasks: Vec<&Instance> = nodes
+            .flat_map(|(_, sighting)| match sighting {
+                Some(Sighting::Node(node)) => node.instances.values().collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        for (name, memory) in &status.memory {
+            let of = |done| (declared.uid.clone(), name.clone(), done);
+            for done in memory.done.iter().filter(|done| !self.done.contains(&of(**done))) {
+                let is_seen = tasks.iter().any(|it| {
+                    (it.component == *name && it.revision == done.revision && it.hook == Some(done.hook))
+                        && it.phase == Phase::Done { exit: Exit::Code(0) }
+                });
+                let times = memory.done.iter().filter(|it| *it == done).count();
+                if !is_seen || times > 1 {
+                    findings
+                        .push(format!("{}/{name}: {done:?} was not seen, or is there twice", declared.uid));
+                }
+            }
+            let Some(good) = memory.good else { continue };
+            let is_new = self.goods.get(&(declared.uid.clone(), name.clone())) != Some(&good.component);
+            for hook in hooks.get(&good.component).into_iter().flatten().filter(|_| is_new) {
+                if !memory.has_done(HookDone { revision: good.component, hook: *hook }) {
+                    findings.push(format!("{}/{name} is good without its hook `{hook}`", declared.uid));
+                }
+            }
+        }
+    }
+
+    /// No copy is made before the task that comes before it has succeeded, and no task is run that has.
+    fn hooked(
+        &self,
+        plan: &Plan,
+        status: &AppStatus,
+        hooks: &BTreeMap<ComponentHash, BTreeSet<HookPoint>>,
+        findings: &mut Vec<String>,
+    ) {
+        for step in &plan.steps {
+            let (Action::Create { revision, launch, instance, .. }, Some(name)) =
+                (&step.action, &step.component)
+            else {
+                continue;
+            };
+            let is_done = |hook| {
+                let done = HookDone { revision: *revision, hook };
+                self.done.contains(&(plan.app.clone(), name.clone(), done))
+                    || status.memory.get(name).is_some_and(|memory| memory.has_done(done))
+            };
+            let has_before = hooks.get(revision).is_some_and(|it| it.contains(&HookPoint::Before));
+            let is_early = match launch.hook {
+                Some(hook) => is_done(hook),
+                None => has_before && !is_done(HookPoint::Before),
+            };
+            if is_early {
+                findings
+                    .push(format!("plan {} of {} creates {instance} too early or again", plan.no, plan.key));
             }
         }
     }
@@ -118,8 +199,7 @@ impl Audit {
                 let serving = router.members.iter().filter(|(_, it)| it.state == MemberState::Active);
                 let mine =
                     serving.filter_map(|(id, _)| node.instances.get(id)).filter(|it| it.component == *name);
-                let is_beside =
-                    mine.map(|it| it.revision != *good).collect::<std::collections::BTreeSet<_>>().len() == 2;
+                let is_beside = mine.map(|it| it.revision != *good).collect::<BTreeSet<_>>().len() == 2;
                 if is_beside && split.is_none_or(|split| split.good != *good) {
                     findings.push(format!(
                         "plan {} of {}: {name} has {split:?}, good is {good:?}",
@@ -182,6 +262,7 @@ impl Audit {
             });
             let soaked = copies.filter(|it| {
                 it.component == *name
+                    && it.hook.is_none()
                     && it.revision == good.component
                     && it.ready_for().is_some_and(|time| time >= component.update.soak())
             });
@@ -207,6 +288,13 @@ struct Declared {
     spec: AppSpec,
     operations: Operations,
     deleting: bool,
+}
+
+/// The hooks of the component revisions that a batch records.
+fn declared_hooks(batch: &Batch) -> BTreeMap<ComponentHash, BTreeSet<HookPoint>> {
+    let revision: Option<AppRevision> = put(batch, AppRevisions::PLURAL).map(|row| parse(&row.spec));
+    let components = revision.into_iter().flat_map(|revision| revision.components.into_values());
+    components.map(|it| (it.hash(), it.tasks.keys().copied().collect())).collect()
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> T {
@@ -236,11 +324,12 @@ fn step_finding(action: &Action, node: Option<&NodeView>, router: Option<&Router
             let there = node.instances.get(instance)?;
             (there.phase != Phase::Stopped).then(|| format!("creates {instance}, which is there"))
         }
-        Action::Remove { instance } => {
-            let stopped = node?.instances.get(instance)?.phase == Phase::Stopped;
-            (!stopped).then(|| format!("removes {instance}, which has not ended"))
-        }
+        Action::Remove { instance } => (node?.instances.get(instance)?.is_live())
+            .then(|| format!("removes {instance}, which has not ended")),
         Action::Stop { instance, .. } => {
+            if node?.instances.get(instance)?.hook.is_some() {
+                return None;
+            }
             let Some(router) = router else {
                 return Some(format!("stops {instance} though its traffic is unknown"));
             };
@@ -275,11 +364,15 @@ fn budgets(plan: &Plan, declared: &Declared, seen: &Seen, findings: &mut Vec<Str
         }
     }
     for (name, component) in &declared.spec.components {
-        let here = || instances.iter().filter(|(_, it)| it.component == *name);
+        let here = || instances.iter().filter(|(_, it)| it.component == *name && it.hook.is_none());
         let live = here().filter(|(_, it)| it.is_live()).count();
         let Numbers { replicas, surge, unavailable } = numbers(name, component, &declared.operations);
         let steps = || plan.steps.iter().filter(|step| step.component.as_ref() == Some(name));
-        let creates = steps().filter(|step| matches!(step.action, Action::Create { .. })).count();
+        let creates = steps().filter(|step| match &step.action {
+            Action::Create { launch, .. } => launch.hook.is_none(),
+            _ => false,
+        });
+        let creates = creates.count();
         if creates > 0 && live + creates > replicas + surge {
             findings.push(format!(
                 "plan {} of {}: {live} copies of {name} and {creates} more",

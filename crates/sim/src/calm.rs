@@ -153,6 +153,7 @@ impl World {
             let fine = match wait.reason() {
                 Reason::Rejected { .. } | Reason::ProviderMissing { .. } | Reason::RouteTaken { .. } => true,
                 Reason::GateFailed { .. }
+                | Reason::HookFailed { .. }
                 | Reason::NotReady { .. }
                 | Reason::Crashing { .. }
                 | Reason::Soaking => is_bad(),
@@ -170,6 +171,10 @@ impl World {
                             .iter()
                             .any(|(other, reason)| other.meta.key.name == *provider && reason != wait)
                 }
+                // What comes first has a wait of its own.
+                Reason::HookDue { .. } => waits.iter().any(|(other, it)| {
+                    other.meta.key == app.meta.key && it != wait && it.component() == wait.component()
+                }),
                 _ => false,
             };
             if !fine {
@@ -239,7 +244,14 @@ impl World {
             let wanted = plimsoll_plan::resolve::resolve(&app.spec, &target, Some(&spec), tags);
             let wanted = wanted.unwrap_or_default().components;
             let copies = self.node.copies();
-            let mine: Vec<_> = copies.iter().filter(|(marked, _)| marked.app == app.meta.uid).collect();
+            let mine = copies.iter().filter(|(marked, _)| marked.app == app.meta.uid);
+            let (tasks, mine): (Vec<_>, Vec<_>) = mine.partition(|(_, it)| it.hook.is_some());
+            if let Some((marked, task)) = tasks
+                .iter()
+                .find(|(_, it)| wanted.get(&it.component).is_none_or(|wanted| wanted.hash() != it.revision))
+            {
+                return Err(self.failure(format!("{} is left: {:?}", marked.instance, task.phase)));
+            }
             let view = self.router.view(&app.meta.uid);
             let mut expected = 0;
             for (name, component) in &app.spec.components {

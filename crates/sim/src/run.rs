@@ -419,6 +419,7 @@ impl World {
             probe: None,
             last_exit: None,
             unenforced: Vec::new(),
+            hook: None,
         };
         self.met(Fault::Orphan);
         self.node.plant(marked.clone(), instance.clone());

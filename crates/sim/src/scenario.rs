@@ -25,6 +25,7 @@ fn declaration(name: &str) -> serde_json::Value {
             "command": ["api"], "ports": {"http": 80}, "replicas": 2, "env": {"VERSION": "1"},
             "consumes": {"db": {"interface": "sql", "from": "store/db/sql"}},
             "provides": {"rest": {"interface": "http"}},
+            "hooks": {"before": {"command": ["migrate"], "deadline": "20s"}},
             "update": {"soak": "5s", "deadline": "20s"},
         }}}),
         "web" => serde_json::json!({"components": {
@@ -44,6 +45,8 @@ fn declaration(name: &str) -> serde_json::Value {
         "trial" => serde_json::json!({"components": {
             "canary": {"command": ["canary"], "ports": {"http": 80}, "replicas": 3, "env": {"VERSION": "1"},
                        "routes": [{"host": "canary.localhost", "port": "http"}],
+                       "hooks": {"before": {"command": ["migrate"], "deadline": "20s"},
+                                 "after": {"command": ["tell"], "deadline": "20s"}},
                        "update": {"strategy": "canary", "soak": "3s", "deadline": "20s", "surge": 2, "steps": [
                            {"weight": 20}, {"weight": 50, "hold": true}, {"weight": 80, "soak": "1s"}]}},
             "green": {"command": ["green"], "ports": {"http": 80}, "replicas": 2, "env": {"VERSION": "1"},
@@ -53,6 +56,7 @@ fn declaration(name: &str) -> serde_json::Value {
         _ => serde_json::json!({"components": {"main": {
             "command": ["solo"], "ports": {"http": 80}, "replicas": 3, "env": {"VERSION": "1"},
             "routes": [{"host": "shop.localhost", "path": "/solo", "port": "http"}],
+            "hooks": {"after": {"command": ["tell"], "deadline": "20s"}},
             "update": {"soak": "3s", "deadline": "15s", "surge": 0, "unavailable": 1},
         }}}),
     }

@@ -33,7 +33,11 @@ impl Truth {
             let key = (app.meta.uid.clone(), name.clone());
             let ceiling = self.ceilings.entry(key.clone()).or_default();
             let live = copies.iter().filter(|(marked, it)| {
-                settled && marked.app == app.meta.uid && it.component == *name && it.is_live()
+                settled
+                    && marked.app == app.meta.uid
+                    && it.component == *name
+                    && it.is_live()
+                    && it.hook.is_none()
             });
             let settled = settled && live.count() <= replicas + surge;
             *ceiling = if settled { replicas + surge } else { (*ceiling).max(replicas + surge) };
@@ -55,7 +59,14 @@ impl Truth {
         let mut by_slot = BTreeMap::new();
         let live =
             copies.iter().filter(|(marked, it)| marked.installation == self.installation && it.is_live());
+        let mut tasks = BTreeMap::new();
         for (marked, it) in live {
+            if it.hook.is_some() {
+                if let Some(other) = tasks.insert((&marked.app, &it.component), &marked.instance) {
+                    return Some(format!("{other} and {} run at the same time", marked.instance));
+                }
+                continue;
+            }
             *by_component.entry((&marked.app, &it.component)).or_default() += 1;
             let key = (marked.app.clone(), it.component.clone());
             let version = if self.stateful.contains(&key) { None } else { Some((it.revision, it.bindings)) };

@@ -11,6 +11,7 @@ mod compat;
 mod containers;
 mod disk;
 mod fields;
+mod hooks;
 mod https;
 mod images;
 mod keys;

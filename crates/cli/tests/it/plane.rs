@@ -87,6 +87,13 @@ impl Plane {
         server.wait().unwrap();
     }
 
+    /// Ends the server as the kernel does when memory is short.
+    pub(crate) fn kill(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
     /// A request, as whoever has the token.
     pub(crate) fn ask(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
         // RFC 7396 has a media type of its own.

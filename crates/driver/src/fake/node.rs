@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use plimsoll_model::id::{BootId, InstallationId, InstanceId, TargetName, Uid};
+use plimsoll_model::id::{BootId, InstallationId, InstanceId, Slot, TargetName, Uid};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::{Action, Fence, Scope, Step};
 use plimsoll_model::world::{Blockage, Exit, Instance, NodeTime, NodeView, Phase};
@@ -83,6 +83,13 @@ impl FakeNode {
             copy.run_began = Span::ZERO;
             copy.instance.phase = match copy.instance.phase {
                 Phase::Stopping { .. } | Phase::Stopped => Phase::Stopped,
+                phase @ Phase::Done { .. } => phase,
+                // One that was never begun is begun now.
+                phase @ Phase::Blocked { .. } if copy.instance.hook.is_some() => phase,
+                _ if copy.instance.hook.is_some() => {
+                    copy.instance.last_exit = Some(Exit::Lost);
+                    Phase::Done { exit: Exit::Lost }
+                }
                 _ => {
                     copy.instance.last_exit = Some(Exit::Lost);
                     copy.instance.restarts += 1;
@@ -142,7 +149,9 @@ impl Kept {
     fn end(&mut self, now: Span, exit: Exit) {
         self.instance.unready_count += u32::from(self.instance.is_ready());
         self.instance.last_exit = Some(exit);
-        self.enter(now, Phase::Backoff { since: Span::ZERO });
+        let since = Span::ZERO;
+        let is_task = self.instance.hook.is_some();
+        self.enter(now, if is_task { Phase::Done { exit } } else { Phase::Backoff { since } });
     }
 
     /// What time has done to the copy by `now`.
@@ -157,6 +166,7 @@ impl Kept {
                 self.instance.last_exit = Some(Exit::Signal(15));
                 self.enter(now, Phase::Stopped);
             }
+            Phase::Unready { .. } if self.instance.hook.is_some() => self.work(now, behaviour),
             Phase::Ready { .. } | Phase::Unready { .. } => self.behave(now, behaviour),
             _ => {}
         }
@@ -168,6 +178,23 @@ impl Kept {
             Phase::Stopping { .. } => Phase::Stopping { since },
             phase => phase,
         };
+    }
+
+    /// The task of a hook does as well as its program does; half of the programs that are no good have tasks that are.
+    fn work(&mut self, now: Span, behaviour: Behaviour) {
+        let age = now.minus(self.run_began);
+        let is_odd = self.instance.revision.0.short().bytes().map(u32::from).sum::<u32>() % 2 == 1;
+        let (after, exit) = match behaviour {
+            Behaviour::Good { after } => (after, Exit::Code(0)),
+            Behaviour::Crashing { after } if is_odd => (after, Exit::Code(1)),
+            Behaviour::NeverReady if is_odd => return,
+            Behaviour::Crashing { .. } | Behaviour::NeverReady | Behaviour::Flapping { .. } => {
+                (Span::seconds(1), Exit::Code(0))
+            }
+        };
+        if age >= after {
+            self.end(now, exit);
+        }
     }
 
     fn behave(&mut self, now: Span, behaviour: Behaviour) {
@@ -219,7 +246,12 @@ impl State {
                 }
             },
             Action::Stop { instance, grace } => match self.copies.get_mut(instance) {
-                Some(copy) if !matches!(copy.instance.phase, Phase::Stopping { .. } | Phase::Stopped) => {
+                Some(copy)
+                    if !matches!(
+                        copy.instance.phase,
+                        Phase::Stopping { .. } | Phase::Stopped | Phase::Done { .. }
+                    ) =>
+                {
                     // A scripted program that runs takes a tenth of its grace time to end.
                     let took = if copy.is_running() { Span::millis(grace.millis / 10) } else { Span::ZERO };
                     copy.instance.unready_count += u32::from(copy.instance.is_ready());
@@ -230,7 +262,7 @@ impl State {
                 _ => false,
             },
             Action::Remove { instance } => match self.copies.get(instance) {
-                Some(copy) if copy.instance.phase == Phase::Stopped => self.copies.remove(instance).is_some(),
+                Some(copy) if !copy.instance.is_live() => self.copies.remove(instance).is_some(),
                 Some(_) => return Err(DriverError::Transient(format!("{instance} has not ended yet"))),
                 None => false,
             },
@@ -256,11 +288,12 @@ impl State {
 
 fn new_copy(step: &Step, fence: &Fence, now: Span, blocked: Option<Blockage>) -> Result<Kept, DriverError> {
     let incomplete = || DriverError::Terminal("a create names its component and slot".into());
-    let (Action::Create { instance, revision, bindings, launch }, Some(component), Some(slot)) =
-        (&step.action, &step.component, step.slot)
+    let (Action::Create { instance, revision, bindings, launch }, Some(component)) =
+        (&step.action, &step.component)
     else {
         return Err(incomplete());
     };
+    let slot = step.slot.or(launch.hook.map(|_| Slot::default())).ok_or_else(incomplete)?;
     let endpoints = launch
         .ports
         .iter()
@@ -284,6 +317,7 @@ fn new_copy(step: &Step, fence: &Fence, now: Span, blocked: Option<Blockage>) ->
             probe: None,
             last_exit: None,
             unenforced: Vec::new(),
+            hook: launch.hook,
         },
         phase_began: now,
         run_began: now,
