@@ -63,6 +63,9 @@ impl Describe {
             if let Some(ip) = status.memory.get(name).and_then(|memory| memory.address) {
                 println!("  address {ip}");
             }
+            if component.limited {
+                println!("  more than {} copies are asked for, and no more are allowed", component.desired);
+            }
             if !component.unenforced.is_empty() {
                 let limits: Vec<String> = component.unenforced.iter().map(ToString::to_string).collect();
                 println!("  not enforced here: {}", limits.join(", "));

@@ -155,7 +155,8 @@ impl Demand {
     pub fn of(spec: &AppSpec, operations: &Operations) -> Self {
         let mut sum = Self::default();
         for (name, component) in &spec.components {
-            let declared = operations.replicas.get(name).copied().unwrap_or_else(|| component.replicas());
+            let declared =
+                operations.replicas.get(name).copied().unwrap_or_else(|| component.most_replicas());
             let (slots, limits) = (u64::from(declared), &component.resources);
             let running = if operations.power == Power::Off { 0 } else { slots };
             sum.instances += running;
@@ -265,6 +266,18 @@ mod tests {
                 && !p.admits(&project, Verb::Manage)
                 && !p.admits(&other, Verb::Read)
         );
+    }
+
+    #[test]
+    fn what_may_come_counts_unless_a_person_says_how_many() {
+        let web = serde_json::json!({"command": ["x"], "scale": {"max": 7, "on": {"requests": 1}},
+                                     "hooks": {"before": {"command": ["m"]}}, "resources": {"cpu": "100m"}});
+        let spec: AppSpec = serde_json::from_value(serde_json::json!({"components": {"web": web}})).unwrap();
+        let mut operations = Operations::default();
+        let demand = Demand::of(&spec, &operations);
+        assert_eq!((demand.instances, demand.millicpu, demand.without_memory), (8, 800, 8));
+        operations.replicas.insert("web".parse().unwrap(), 2);
+        assert_eq!(Demand::of(&spec, &operations).instances, 3);
     }
 
     #[test]

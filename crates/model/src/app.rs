@@ -11,6 +11,7 @@ use crate::id::{ComponentName, Digest, KeyName, ObjectName, PartName, RuntimeNam
 use crate::image::ImageRef;
 use crate::quantity::{Bytes, Cpu, Span};
 use crate::relation::{Consume, Provide};
+use crate::scale::Scale;
 use crate::secret::SecretRef;
 use crate::update::Update;
 
@@ -62,6 +63,9 @@ pub struct Component {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub replicas: Option<u32>,
+    /// How the number of copies follows what they have to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Scale>,
     /// The program's own ports, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64), extend("additionalProperties" = {"type": "integer", "minimum": 1, "maximum": 65535}))]
@@ -120,9 +124,15 @@ impl Component {
         self.image.is_some() && self.program.is_none()
     }
 
-    /// Copies to run unless `operations` say otherwise.
+    /// Copies to run unless `operations` say otherwise; with `scale` the number that it begins with.
     pub fn replicas(&self) -> u32 {
-        self.replicas.unwrap_or(1)
+        let declared = self.replicas.unwrap_or(1);
+        self.scale.as_ref().map_or(declared, |scale| declared.clamp(scale.min, scale.max.max(scale.min)))
+    }
+
+    /// The most copies that it declares.
+    pub fn most_replicas(&self) -> u32 {
+        self.scale.as_ref().map_or_else(|| self.replicas(), |scale| scale.max)
     }
 
     /// What each copy is sure to have: what is reserved for it, or else its limits.

@@ -26,6 +26,7 @@ pub mod operations;
 pub mod quantity;
 pub mod relation;
 pub mod revision;
+pub mod scale;
 pub mod secret;
 pub mod status;
 pub mod step;

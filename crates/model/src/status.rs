@@ -70,6 +70,9 @@ pub struct Memory {
     pub rollout: Option<Rollout>,
     /// The component's stable address, for life.
     pub address: Option<ServiceIp>,
+    /// How many copies are wanted, where that follows what is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// The hook's task under way, or that failed and is looked at: there is one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskRecord>,
@@ -94,6 +97,37 @@ impl Memory {
             self.done.drain(..self.done.len().saturating_sub(Self::MOST_DONE));
         }
     }
+}
+
+/// The number of copies that is wanted, and what may change it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// Copies wanted.
+    pub wanted: u32,
+    /// Time since that changed; absent while it never has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Clock>,
+    /// Another number that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+impl Scaling {
+    /// The beginning.
+    pub fn at(wanted: u32) -> Self {
+        Self { wanted, changed: None, pending: None }
+    }
+}
+
+/// Another number of copies that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pending {
+    /// Of the numbers asked for so far, the one that changes least.
+    pub to: u32,
+    /// Time for which more, or fewer, have been asked for.
+    pub clock: Clock,
 }
 
 /// A hook that has succeeded.
@@ -248,6 +282,9 @@ pub struct ComponentStatus {
     /// The step in which that is tried beside the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<StageStatus>,
+    /// More copies are asked for than `scale.max` allows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub limited: bool,
     /// Limits that were declared and that are not enforced where its copies run.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unenforced: BTreeSet<Limit>,

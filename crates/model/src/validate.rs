@@ -1,6 +1,7 @@
 //! What a declaration must obey beyond its schema: every violation at once, each with its field path.
 
 mod hooks;
+mod scale;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,6 +110,7 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
     }
     update::update(&mut check.at("update"), it);
     hooks::hooks(&mut check.at("hooks"), it);
+    scale::scale(&mut check.at("scale"), it);
 }
 
 fn program(check: &mut Check<'_>, it: &Program, has_command: bool) {

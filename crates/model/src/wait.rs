@@ -118,6 +118,11 @@ pub enum Reason {
         /// The verdict.
         verdict: String,
     },
+    /// It is not known what copies have to do, so their number stays.
+    ScaleUndecided {
+        /// What is missing.
+        why: String,
+    },
     /// A copy finishes the requests it has.
     Draining {
         /// The copy.
@@ -293,7 +298,7 @@ impl Reason {
             Self::Unreachable { scope } | Self::StepFailed { scope, .. } => {
                 Owner::Driver { scope: scope.clone() }
             }
-            Self::GateUndecided { .. } => Owner::Measurer,
+            Self::GateUndecided { .. } | Self::ScaleUndecided { .. } => Owner::Measurer,
             Self::Soaking
             | Self::Trying { hold: false, .. }
             | Self::HookDue { .. }
@@ -342,8 +347,9 @@ impl Reason {
             | Self::Stopping { .. }
             | Self::ProviderRolling { .. } => "nothing: it ends by itself".into(),
             Self::Trying { .. } => "plimsoll rollout promote, or plimsoll rollout abort".into(),
-            Self::GateUndecided { .. } => {
-                "it is judged once that is known; plimsoll rollout promote or abort decides without".into()
+            Self::GateUndecided { .. } => DECIDE_WITHOUT.into(),
+            Self::ScaleUndecided { .. } => {
+                "nothing, if it ends by itself; plimsoll scale says how many".into()
             }
             Self::ProviderNotReady { from } => match &from.app {
                 Some(app) => format!("plimsoll why app/{app}"),
@@ -398,6 +404,10 @@ impl Reason {
     }
 }
 
+/// What to do about a gate that cannot decide.
+const DECIDE_WITHOUT: &str =
+    "it is judged once that is known; plimsoll rollout promote or abort decides without";
+
 /// What to do about a task that failed.
 fn run_again(instance: &InstanceId) -> String {
     let again = "then change the component, or run it again: plimsoll rollout restart";
@@ -442,6 +452,7 @@ impl fmt::Display for Reason {
                 let until = if *hold { "until a person goes on" } else { "and are watched" };
                 write!(f, "step {step} of {of}: new copies get {weight} % of the traffic {until}")
             }
+            Self::ScaleUndecided { why } => write!(f, "the number of copies stays: {why}"),
             Self::GateUndecided { why } => write!(f, "the gate cannot decide: {why}"),
             Self::HookRunning { hook, instance } => write!(f, "hook `{hook}` runs as {instance}"),
             Self::HookDue { hook } => write!(f, "hook `{hook}` is due, and something else comes first"),

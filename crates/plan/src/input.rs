@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::gate::Ask;
 use plimsoll_model::id::{
-    Digest, InterfaceName, KeyName, ObjectName, PartName, PlanNo, RevisionNo, TargetName, Uid,
+    Digest, InstanceId, InterfaceName, KeyName, ObjectName, PartName, PlanNo, RevisionNo, TargetName, Uid,
 };
 use plimsoll_model::image::Sought;
 use plimsoll_model::kind::{CertificateProblem, TargetSpec};
@@ -107,6 +107,8 @@ pub struct Context {
     pub certificates: BTreeMap<String, CertificateView>,
     /// What was answered to the questions of gates, as far as it was.
     pub answers: BTreeMap<Ask, AnswerView>,
+    /// What copies use, of those whose number follows that and as far as it is known.
+    pub used: BTreeMap<InstanceId, UsedView>,
     /// The App revisions that the status names.
     pub revisions: BTreeMap<RevisionNo, AppRevision>,
     /// Host and path combinations that older Apps hold, and who holds them.
@@ -127,6 +129,7 @@ impl Context {
             images: BTreeMap::new(),
             certificates: BTreeMap::new(),
             answers: BTreeMap::new(),
+            used: BTreeMap::new(),
             revisions: BTreeMap::new(),
             taken: BTreeMap::new(),
             avoid: BTreeSet::new(),
@@ -156,6 +159,15 @@ pub struct AnswerView {
     pub answer: Result<f64, String>,
     /// Time since it was asked for.
     pub age: Span,
+}
+
+/// What a copy uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedView {
+    /// CPU time per second, in thousandths of a core.
+    pub millicores: u64,
+    /// Resident memory in bytes.
+    pub memory: u64,
 }
 
 /// What is known of a certificate.

@@ -28,12 +28,13 @@ mod replace;
 pub mod resolve;
 mod rollout;
 mod routing;
+mod scale;
 mod steps;
 mod survey;
 mod trial;
 mod waits;
 
 pub use decide::{Course, Decision, decide};
-pub use input::{AnswerView, CertificateView, Context, EndpointView, ImageView, Input, SecretView};
+pub use input::{AnswerView, CertificateView, Context, EndpointView, ImageView, Input, SecretView, UsedView};
 pub use outline::{Difference, Outline};
 pub use path::{Path, destination, empty_world, path};

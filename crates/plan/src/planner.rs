@@ -11,7 +11,9 @@ use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::relation::EndpointRef;
 use plimsoll_model::revision::{ComponentRevision, Evidence, RejectionRecord};
-use plimsoll_model::status::{ComponentStatus, InstanceStatus, Memory, Rejected, Rollout, StageStatus};
+use plimsoll_model::status::{
+    ComponentStatus, InstanceStatus, Memory, Rejected, Rollout, Scaling, StageStatus,
+};
 use plimsoll_model::step::{Action, Cause, Deviation, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
@@ -25,6 +27,7 @@ use crate::input::{EndpointView, Input};
 use crate::resolve::{PERSON_DEADLINE, Resolution};
 use crate::rollout::{self, Gate, Judge, Verdict};
 use crate::routing::{self, is_routed};
+use crate::scale::{self, Measured, Scaled};
 use crate::steps::{Blueprint, Steps};
 use crate::survey::{Survey, Wanted, count};
 use crate::{address, trial, waits};
@@ -51,6 +54,8 @@ struct Subject<'a> {
     survey: Survey<'a>,
     /// Tasks of its hooks.
     tasks: Vec<hooks::Task<'a>>,
+    /// More copies are asked for than there may be.
+    limited: bool,
     replicas: u32,
     /// Endpoints it consumes that are not ready.
     unready: Vec<EndpointRef>,
@@ -82,6 +87,9 @@ pub(crate) struct Judged<'a> {
 
 /// How long a person may let a rollout wait.
 const PAUSE_DEADLINE: Span = Span::seconds(7 * 86_400);
+
+/// How long it may take until what copies have to do is known.
+const MEASURED_WITHIN: Span = Span::seconds(60);
 
 pub(crate) struct Planner<'a> {
     input: &'a Input,
@@ -317,6 +325,7 @@ impl<'a> Planner<'a> {
             undivided: declared.is_some_and(|it| it.update.strategy.is_staged() && is_routed(it))
                 && self.router().is_some_and(|router| !router.divides),
             tasks: hooks::tasks(&input.world, name),
+            limited: false,
             bindings,
             survey,
         }
@@ -324,8 +333,9 @@ impl<'a> Planner<'a> {
 
     /// Judges one component's rollout.
     pub(crate) fn judge(&mut self, name: &'a ComponentName) -> Judged<'a> {
-        let subject = self.subject(name);
+        let mut subject = self.subject(name);
         let mut memory = self.memory.remove(name).unwrap_or_default();
+        self.scale(&mut subject, &mut memory);
         hooks::learn(&mut memory, &subject.tasks, subject.survey.now);
         let verdict = self.advance(&mut memory, &subject);
         hooks::forget(&mut memory, &subject.tasks, self.is_blind());
@@ -433,6 +443,38 @@ impl<'a> Planner<'a> {
             },
             hooks: subject.hooks()?,
         })
+    }
+
+    /// How many copies are wanted, where that follows what is measured and no person says it.
+    fn scale(&mut self, subject: &mut Subject<'a>, memory: &mut Memory) {
+        let Some(declared) = subject.declared else { return };
+        let Some(scale) = &declared.scale else {
+            memory.scaling = None;
+            return;
+        };
+        let state = memory.scaling.get_or_insert_with(|| Scaling::at(declared.replicas()));
+        if let Some(said) = self.input.operations.replicas.get(subject.name) {
+            *state = Scaling::at(*said);
+            return;
+        }
+        state.wanted = state.wanted.clamp(scale.min, scale.max);
+        // On a Path it stays as it is: nobody knows what there will be to do.
+        if let (Some(goal), false, false) = (&subject.goal, self.off(), self.input.hopeful) {
+            let measured = Measured {
+                survey: &subject.survey,
+                used: &self.input.context.used,
+                limits: goal.revision.resources,
+                has_router: self.router().is_some(),
+            };
+            let Scaled { limited, undecided, look } = scale::advance(state, scale, measured);
+            self.looks.push(look);
+            subject.limited = limited;
+            if let Some(why) = undecided {
+                let reason = Reason::ScaleUndecided { why };
+                self.waits.push(Wait::new(Some(subject.name.clone()), reason, MEASURED_WITHIN));
+            }
+        }
+        subject.replicas = state.wanted;
     }
 
     fn advance(&self, memory: &mut Memory, subject: &Subject<'a>) -> Verdict {
@@ -573,6 +615,7 @@ impl<'a> Planner<'a> {
             stage: subject
                 .declared
                 .and_then(|declared| trial::status(self.memory.get(subject.name)?, declared.update.stages())),
+            limited: subject.limited,
             unenforced: survey
                 .copies
                 .iter()

@@ -123,6 +123,7 @@ impl AppReconciler {
         let mut targets: BTreeSet<TargetName> = BTreeSet::from([context.target.clone()]);
         targets.extend(app.status.iter().flat_map(|status| status.value.targets.iter().cloned()));
         let world = self.drivers.observe(&app.meta.uid, &targets).await;
+        context.used = gauges::used(&*self.gauges, app, &world);
         Ok(Input::of(app, context, parent, world))
     }
 

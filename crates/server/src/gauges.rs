@@ -1,22 +1,26 @@
 //! Whom the gates of rollouts ask: a Prometheus, and addresses that answer with a number.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{StatusCode, Uri};
+use plimsoll_agent::Agent;
 use plimsoll_engine::Hints;
 use plimsoll_model::ObjectKey;
 use plimsoll_model::gate::Ask;
+use plimsoll_model::id::InstanceId;
 use plimsoll_model::kind::GateSources;
 use plimsoll_model::quantity::Span;
-use plimsoll_plan::AnswerView;
+use plimsoll_plan::{AnswerView, UsedView};
 use plimsoll_reconcile::Gauges;
 use plimsoll_web::{Client, Connector};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+
+use crate::usage::Sampler;
 
 /// How long one answer may take, and how many bytes of it there may be.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -66,7 +70,16 @@ struct Known {
 
 /// The handle that the reconciler has: questions outlive its passes.
 #[derive(Clone)]
-pub(crate) struct Asked(pub(crate) Arc<Sources>);
+pub(crate) struct Asked {
+    sources: Arc<Sources>,
+    sampler: Arc<Sampler>,
+}
+
+impl Asked {
+    pub(crate) fn of(hints: Hints, agent: Option<Agent>) -> Self {
+        Self { sources: Arc::new(Sources::new(hints)), sampler: Arc::new(Sampler::new(agent)) }
+    }
+}
 
 impl Gauges for Asked {
     fn reading(&self, app: &ObjectKey, sources: &GateSources, ask: &Ask) -> Option<AnswerView> {
@@ -74,7 +87,7 @@ impl Gauges for Asked {
             Ok(question) => question,
             Err(why) => return Some(AnswerView { answer: Err(why), age: Span::ZERO }),
         };
-        let mut known = self.0.lock();
+        let mut known = self.sources.lock();
         let now = Instant::now();
         if known.len() >= MOST && !known.contains_key(&question) {
             known.retain(|_, it| it.wanted.is_none_or(|wanted| now.duration_since(wanted) < KEPT));
@@ -88,11 +101,15 @@ impl Gauges for Asked {
         let age = entry.asked.map(|asked| now.duration_since(asked));
         if !entry.under_way && age.is_none_or(|age| age >= EVERY) {
             entry.under_way = true;
-            tokio::spawn(find_out(self.0.clone(), question));
+            tokio::spawn(find_out(self.sources.clone(), question));
         }
         let age = age.filter(|age| *age < GOOD_FOR)?;
         let age = Span::millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Some(AnswerView { answer: entry.answer.clone()?, age })
+    }
+
+    fn used(&self, copies: &[InstanceId]) -> BTreeMap<InstanceId, UsedView> {
+        self.sampler.used(copies)
     }
 }
 

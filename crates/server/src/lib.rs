@@ -47,6 +47,7 @@ mod server;
 mod store;
 mod syntax;
 mod tokens;
+mod usage;
 
 pub use access::{ADMINISTRATOR, AccessError, Caller, name_of_project};
 pub use apply::{Applied, ApplyError, By, Change, Terms, apply};

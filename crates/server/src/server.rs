@@ -32,7 +32,7 @@ use crate::content;
 use crate::data::{DataDirectory, DataError};
 use crate::fetch;
 use crate::gate::Gate;
-use crate::gauges::{self, Asked};
+use crate::gauges::Asked;
 use crate::images::Sources;
 use crate::keyring::Keyring;
 use crate::meter::{Meter, Metered};
@@ -225,7 +225,7 @@ impl Server {
             identity.clone(),
             clock.clone(),
             data.keyring().clone(),
-            Arc::new(Asked(Arc::new(gauges::Sources::new(hints.clone())))),
+            Arc::new(Asked::of(hints.clone(), agent.clone())),
             plimsoll_reconcile::Settings::default(),
         );
         let (mut tasks, meter) = (JoinSet::new(), Meter::default());

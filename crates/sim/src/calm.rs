@@ -152,6 +152,8 @@ impl World {
             };
             let fine = match wait.reason() {
                 Reason::Rejected { .. } | Reason::ProviderMissing { .. } | Reason::RouteTaken { .. } => true,
+                // Somebody has killed it, and there is nothing to go back to.
+                Reason::HookFailed { verdict, .. } if verdict.ends_with("signal 9") => true,
                 Reason::GateFailed { .. }
                 | Reason::HookFailed { .. }
                 | Reason::NotReady { .. }

@@ -330,6 +330,11 @@ fn the_rollouts() {
 }
 
 #[test]
+fn the_scaling() {
+    Session::begin(&[]).run(&file("docs/scaling.md"));
+}
+
+#[test]
 fn the_containers() {
     let engine = Engine::start(Make::Docker);
     let mut session = Session::begin(&[("unix:///var/run/docker.sock", &engine.address())]);
@@ -392,6 +397,7 @@ fn no_document_is_left_out() {
         "first-hour",
         "concepts",
         "rollouts",
+        "scaling",
         "containers",
         "programs",
         "pipelines",

@@ -21,6 +21,7 @@ mod pipelines;
 mod plane;
 mod programs;
 mod router;
+mod scale;
 mod talk;
 mod tenants;
 mod tls;

@@ -61,7 +61,7 @@ fn staged_update(check: &mut Check<'_>, it: &Component) {
 }
 
 /// Whether traffic is shared out between its copies.
-fn is_routed(it: &Component) -> bool {
+pub(super) fn is_routed(it: &Component) -> bool {
     !it.routes.is_empty() || !it.provides.is_empty()
 }
 
