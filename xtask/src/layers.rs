@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
         "plimsoll-engine",
         "plimsoll-shim",
         "plimsoll-registry",
+        "plimsoll-build",
     ],
     &["plimsoll-container", "plimsoll-certificate"],
     &["plimsoll-reconcile", "plimsoll-store-sql", "plimsoll-agent", "plimsoll-router"],
