@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
 
-use plimsoll_container::Engine;
+use plimsoll_container::{Engine, EngineError};
 use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{ComponentName, Digest, InstanceId, PartName};
+use plimsoll_model::kind::EngineAddress;
 use plimsoll_shim::{ENDED, LOG, LOG_BEFORE, STARTED, Started, read};
 
 use crate::agent::Agent;
@@ -95,6 +96,14 @@ impl Agent {
         let files =
             self.with(instance, |_, place| [place.path().join(LOG_BEFORE), place.path().join(LOG)])?;
         Some(Log { files, container: self.container(instance) })
+    }
+
+    /// The engine at an address, or the usual one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn engine(&self, address: Option<&EngineAddress>) -> Result<Engine, EngineError> {
+        self.engines().get(address)
     }
 
     /// The id of an image that the usual engine has under a name.

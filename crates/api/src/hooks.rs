@@ -41,12 +41,21 @@ enum Announcement {
     /// A tag leads elsewhere now: whoever follows it is to know.
     #[serde(rename = "image.moved")]
     Moved(Moved),
+    /// Somebody has pushed to a repository: whoever follows it is to build what is there now.
+    #[serde(rename = "source.pushed")]
+    Pushed(Pushed),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Moved {
     image: ImageRef,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pushed {
+    repository: String,
 }
 
 /// What registries send, as far as it matters: <https://distribution.github.io/distribution/about/notifications>.
@@ -148,6 +157,13 @@ pub(crate) async fn deliver(
             let repository = image.repository();
             look(&server, &caller, [(Some(repository.registry().to_owned()), repository.path().to_owned())])
                 .await?;
+            json!({"asked": repository})
+        }
+        Announcement::Pushed(Pushed { repository }) => {
+            if !server.hear_of_push(&caller, &repository).await? {
+                let detail = "too much is to be built at the moment: say it again later";
+                return Err(Problem::new(Sort::Unavailable, detail));
+            }
             json!({"asked": repository})
         }
     };

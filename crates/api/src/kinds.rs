@@ -1,7 +1,9 @@
 //! The collections of the API, in one table: routes, lists, help and the document of the API are read off it.
 
 use plimsoll_manifest::DocumentKind;
-use plimsoll_model::kind::{AppRevisions, Certificate, Claim, Image, Plans, Rejection, Tombstone, Usage};
+use plimsoll_model::kind::{
+    AppRevisions, Build, Certificate, Claim, Image, Plans, Rejection, Tombstone, Usage,
+};
 use plimsoll_model::object::KindScope;
 use plimsoll_model::{App, Kind, Project, Secret, Target, Token};
 use plimsoll_store::KindName;
@@ -51,7 +53,7 @@ impl Resource {
     }
 
     /// Every collection, those that people use most first.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::of::<App>(&["app"], Origin::Declared(DocumentKind::App)),
         Self {
             plural: INSTANCES,
@@ -72,6 +74,7 @@ impl Resource {
         Self::of::<Plans>(&["plan"], Origin::Recorded),
         Self::of::<Rejection>(&["rejection", "rej"], Origin::Recorded),
         Self::of::<Image>(&["image"], Origin::Recorded),
+        Self::of::<Build>(&["build"], Origin::Recorded),
         Self::of::<Tombstone>(&["tombstone"], Origin::Left),
         Self::of::<Project>(&["project", "proj"], Origin::Declared(DocumentKind::Project)),
         Self::of::<Target>(&["target"], Origin::Declared(DocumentKind::Target)),

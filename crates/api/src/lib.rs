@@ -21,6 +21,8 @@
 //! | `POST /projects/{project}/programs` | the text of a program, which runs from then on; its owner's token is shown once |
 //! | `GET /projects/{project}/programs` | programs that were loaded |
 //! | `GET`, `DELETE` of it with `/{id}` | what has become of one; ending it. Its owner's token does these two |
+//! | `GET /projects/{project}/builds/{name}/log` | what building a source has said; `follow=true` goes on |
+//! | `POST /projects/{project}/builds/{name}/retry` | building it again |
 //! | `GET /projects/{project}/usage` | what copies use |
 //! | `GET /projects/{project}/http_sd` | every port of every copy, for Prometheus |
 //! | `POST /tokens` | a new token, shown once |
@@ -40,6 +42,7 @@
 //! Deliberately absent: any decision, and any state of its own.
 
 mod access;
+mod builds;
 mod conditions;
 mod derived;
 mod exec;

@@ -592,7 +592,15 @@ fn delivery() -> Value {
             "properties": {"type": {"const": kind}, "data": data},
         })
     };
-    let body = json!({"oneOf": [says("deploy", &wish()), says("image.moved", &moved)]});
+    let pushed = json!({
+        "type": "object",
+        "required": ["repository"],
+        "additionalProperties": false,
+        "properties": {"repository": {"type": "string", "description": "Its address, by whichever way."}},
+    });
+    let announcements =
+        [says("deploy", &wish()), says("image.moved", &moved), says("source.pushed", &pushed)];
+    let body = json!({"oneOf": announcements});
     let post = Operation::new("deliver", "Take a delivery that is signed as Standard Webhooks says")
         .with(&[
             in_path("project"),
@@ -649,6 +657,28 @@ fn verb_paths() -> Vec<(String, Value)> {
     let post = |operation: Operation, schema: &Value| json!({"post": operation.answers(200, answer(schema)).build()});
     let [dry_run, if_match, manager] = write_parameters();
     vec![
+        (
+            format!("{base}/projects/{{project}}/builds/{{name}}/log"),
+            json!({"get": Operation::new("buildLog", "What the latest attempt to build a source has said")
+                .with(&[
+                    project.clone(),
+                    name.clone(),
+                    flag("follow", "Go on with what is said, until it is built or not."),
+                ])
+                .answers(200, json!({
+                    "description": "The text.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                }))
+                .build()}),
+        ),
+        (
+            format!("{base}/projects/{{project}}/builds/{{name}}/retry"),
+            post(
+                Operation::new("retryBuild", "Build a source again, though nothing of it has changed")
+                    .with(&[project.clone(), name.clone(), dry_run.clone()]),
+                &object,
+            ),
+        ),
         (
             format!("{base}/projects/{{project}}/apply"),
             post(

@@ -28,7 +28,9 @@ use crate::oidc::{Issuer, Login, Provider};
 use crate::problem::{Problem, Sort};
 use crate::tls::{TlsError, TlsFiles, acceptor};
 use crate::wire::API_VERSION;
-use crate::{access, exec, fetch, hooks, logs, objects, oidc, programs, tokens, usage, verbs, whole, write};
+use crate::{
+    access, builds, exec, fetch, hooks, logs, objects, oidc, programs, tokens, usage, verbs, whole, write,
+};
 
 /// The file of the data directory that says where the API is.
 const FILE: &str = "api.json";
@@ -245,6 +247,8 @@ fn routes(server: Arc<Server>, admin: Digest, limits: &Limits, ending: Ending, l
         .route(&format!("{of_app}/exec"), get(exec::exec))
         .route("/projects/{project}/programs", get(programs::list).post(programs::load))
         .route("/projects/{project}/programs/{name}", get(programs::status).delete(programs::unload))
+        .route("/projects/{project}/builds/{name}/log", get(builds::log))
+        .route("/projects/{project}/builds/{name}/retry", post(builds::retry))
         .route("/projects/{project}/usage", get(usage::usage))
         .route("/projects/{project}/http_sd", get(usage::http_sd))
         .route("/projects/{project}/{plural}", get(objects::list))

@@ -153,13 +153,18 @@ impl Bundle {
     }
 }
 
-/// Puts the digests of an App's programs into the document that it was written as.
+/// Puts the digests of an App's programs and sources into the document that it was written as.
 pub(crate) fn add_digests(written: &mut Value, spec: &AppSpec) {
     for (name, component) in &spec.components {
-        let digest = component.program.as_ref().and_then(|program| program.digest);
-        let place = written.pointer_mut(&format!("/spec/components/{name}/program"));
-        if let (Some(digest), Some(Value::Object(program))) = (digest, place) {
-            program.insert("digest".into(), Value::String(digest.to_string()));
+        let digests = [
+            ("program", component.program.as_ref().and_then(|program| program.digest)),
+            ("source", component.source.as_ref().and_then(|source| source.digest)),
+        ];
+        for (part, digest) in digests {
+            let place = written.pointer_mut(&format!("/spec/components/{name}/{part}"));
+            if let (Some(digest), Some(Value::Object(part))) = (digest, place) {
+                part.insert("digest".into(), Value::String(digest.to_string()));
+            }
         }
     }
 }

@@ -517,6 +517,12 @@ impl Client {
         Ok(serde_json::from_value(self.get(&path)?)?)
     }
 
+    /// Has a source built again.
+    pub(crate) fn retry_build(&self, project: &ProjectName, build: &ObjectName) -> anyhow::Result<()> {
+        let path = format!("{BASE}/projects/{project}/builds/{build}/retry");
+        self.send("POST", &path, b"").map(drop)
+    }
+
     /// What an App's copies said, and say from now on.
     pub(crate) fn follow_logs(
         &self,

@@ -13,6 +13,7 @@ use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::Shells;
 use plimsoll_api::{INSTANCES, Resource};
+use plimsoll_model::kind::Build;
 use plimsoll_model::{App, Kind as _, Project, Secret, Token};
 use serde_json::Value;
 
@@ -68,6 +69,7 @@ fn live(command: Command, within: &str) -> Command {
             ("app", _, _) => Names::Of(App::PLURAL),
             ("component", _, _) => Names::Components,
             ("instance", _, _) => Names::Of(INSTANCES),
+            ("build", "builds", _) => Names::Of(Build::PLURAL),
             ("what", _, _) => Names::What,
             ("kind", _, "get") => Names::Kinds,
             ("name", _, "get") => Names::OfKind,

@@ -71,6 +71,8 @@ fn ledger(app: &Object<App>, revisions: &[(Timestamp, AppRevision)]) -> Vec<Vec<
             let why = match (revision.chosen.get(name), named) {
                 (Some(Chosen::Deployed { commit: Some(commit) }), _) => format!("commit {}", short(commit)),
                 (Some(Chosen::Deployed { commit: None }), _) => "deployed".to_owned(),
+                (Some(Chosen::Built { commit: Some(commit) }), _) => format!("built from {}", short(commit)),
+                (Some(Chosen::Built { commit: None }), _) => "built".to_owned(),
                 (Some(Chosen::Version { tag }), _) => format!("version {tag}"),
                 (None, Some(named)) if named == image => "its tag moved".to_owned(),
                 (None, _) => "declared".to_owned(),

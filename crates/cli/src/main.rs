@@ -4,6 +4,7 @@
 //! with `--exit-code`), 64 wrong usage, 124 a wait that timed out. What the commands do lives in the other crates.
 
 mod backup;
+mod builds;
 mod bundle;
 mod ci;
 mod client;
@@ -100,6 +101,10 @@ enum Command {
     Programs(programs::Programs),
     /// Print which bytes the images of Apps stood for, since when and why
     Images(images::Images),
+    /// Print what sources were built to, and what building them has said
+    Builds(builds::Builds),
+    /// Show how a source would be built
+    Build(builds::BuildCommand),
     /// What pipelines say: deploy what was built
     #[command(subcommand)]
     Ci(ci::Ci),
@@ -262,6 +267,8 @@ fn carry_out(command: Command) -> anyhow::Result<Ended> {
         Command::Unload(unload) => unload.run(),
         Command::Programs(programs) => programs.run(),
         Command::Images(images) => images.run(),
+        Command::Builds(builds) => builds.run(),
+        Command::Build(build) => build.run(),
         Command::Ci(ci) => ci.run(),
         Command::Wait(wait) => wait.run(),
         Command::Scale(scale) => scale.run(),

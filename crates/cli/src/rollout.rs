@@ -8,7 +8,7 @@ use plimsoll_api::Operation;
 use plimsoll_manifest::{Declared, Document, Metadata};
 use plimsoll_model::id::{ComponentName, ProjectName};
 use plimsoll_model::kind::AppRevisions;
-use plimsoll_model::revision::AppRevision;
+use plimsoll_model::revision::{AppRevision, Chosen};
 use plimsoll_model::update::Follow;
 use plimsoll_model::{App, AppSpec, Attached, Kind as _, Object};
 
@@ -139,6 +139,12 @@ fn with_pins(revision: &AppRevision) -> AppSpec {
                 None => format!("{image}@sha256:{}", pinned.digest),
             };
             component.image = text.parse().ok();
+            component.update.image.follow = Follow::None;
+        }
+        if let (Some(source), Some(Chosen::Built { commit: Some(commit) })) =
+            (&mut component.source, revision.chosen.get(name))
+        {
+            source.reference = Some(commit.to_string());
             component.update.image.follow = Follow::None;
         }
     }

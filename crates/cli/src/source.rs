@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use ignore::WalkBuilder;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use plimsoll_model::AppSpec;
 use plimsoll_model::id::Digest;
 use plimsoll_model::revision::{ListedFile, Listing};
@@ -20,6 +21,9 @@ const MOST_FILES: usize = 10_000;
 
 /// Names what stays behind of a program's directory.
 const IGNORED: &str = ".plimsollignore";
+
+/// Names what engines do not see of a tree.
+const DOCKERIGNORE: &str = ".dockerignore";
 
 /// A file of declarations.
 pub(crate) struct Source {
@@ -57,6 +61,17 @@ impl Source {
         let root =
             self.base.canonicalize().with_context(|| format!("{} cannot be read", self.base.display()))?;
         for (name, component) in &mut spec.components {
+            if let Some(source) = component.source.as_mut().filter(|source| source.digest.is_none()) {
+                let place = |path| format!("{}: component {name}: source {path}", self.name);
+                if let Some(archive) = &source.archive {
+                    let bytes =
+                        read_program(&self.base.join(archive), &root).with_context(|| place(archive))?;
+                    source.digest = Some(keep(&bytes)?);
+                } else if let Some(path) = &source.path {
+                    let digest = keep_tree(&self.base.join(path), &root, &Leave::of_source(), None, &keep);
+                    source.digest = Some(digest.with_context(|| place(path))?);
+                }
+            }
             let Some(program) = &mut component.program else { continue };
             if program.digest.is_some() {
                 continue;
@@ -67,7 +82,7 @@ impl Source {
                 program.digest = Some(keep(&bytes)?);
             } else if let Some(directory) = &program.directory {
                 let entry = program.entry.as_deref();
-                let digest = keep_tree(&self.base.join(directory), &root, entry, &keep);
+                let digest = keep_tree(&self.base.join(directory), &root, &Leave::of_program(), entry, &keep);
                 program.digest = Some(digest.with_context(|| place(directory))?);
             }
         }
@@ -75,11 +90,52 @@ impl Source {
     }
 }
 
-/// Hands over every file of a tree, then its listing. What `.plimsollignore` names (as `.gitignore` does) and `.git`
-/// stay behind.
+/// What stays behind of a tree, beside `.git`.
+struct Leave {
+    /// Files that name it, as `.gitignore` does; they stay behind too.
+    named_in: &'static [&'static str],
+    /// Whether `.dockerignore` at its top names it too, as engines read that.
+    by_engine: bool,
+}
+
+impl Leave {
+    fn of_program() -> Self {
+        Self { named_in: &[IGNORED], by_engine: false }
+    }
+
+    fn of_source() -> Self {
+        Self { named_in: &[IGNORED, ".gitignore"], by_engine: true }
+    }
+
+    /// What `.dockerignore` names. Its patterns begin at the top, where those of git may begin anywhere.
+    fn by_engine(&self, directory: &Path) -> anyhow::Result<Gitignore> {
+        let mut patterns = GitignoreBuilder::new("");
+        let text = match std::fs::read_to_string(directory.join(DOCKERIGNORE)) {
+            Ok(text) if self.by_engine => text,
+            Ok(_) => return Ok(Gitignore::empty()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Gitignore::empty()),
+            Err(error) => return Err(error).context(DOCKERIGNORE),
+        };
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (but, pattern) = line.strip_prefix('!').map_or(("", line), |pattern| ("!", pattern.trim()));
+            let pattern = pattern.trim_start_matches("./").trim_matches('/');
+            patterns
+                .add_line(None, &format!("{but}/{pattern}"))
+                .with_context(|| format!("{DOCKERIGNORE}: {line}"))?;
+        }
+        // What says how it is built is needed in any case.
+        for name in ["Dockerfile", DOCKERIGNORE] {
+            patterns.add_line(None, &format!("!/{name}"))?;
+        }
+        patterns.build().context(DOCKERIGNORE)
+    }
+}
+
+/// Hands over every file of a tree, then its listing.
 fn keep_tree(
     directory: &Path,
     root: &Path,
+    leave: &Leave,
     entry: Option<&str>,
     keep: &impl Fn(&[u8]) -> anyhow::Result<Digest>,
 ) -> anyhow::Result<Digest> {
@@ -91,7 +147,11 @@ fn keep_tree(
         bail!("it is no directory: give `file:` instead");
     }
     let mut walk = WalkBuilder::new(&real);
-    walk.standard_filters(false).add_custom_ignore_filename(IGNORED);
+    walk.standard_filters(false);
+    for name in leave.named_in {
+        walk.add_custom_ignore_filename(name);
+    }
+    let by_engine = leave.by_engine(&real)?;
     walk.filter_entry(|entry| entry.file_name() != ".git");
     let (mut files, mut size) = (BTreeMap::new(), 0);
     for found in walk.build() {
@@ -102,7 +162,8 @@ fn keep_tree(
         if real_file.is_dir() && found.path_is_symlink() {
             bail!("{name} is a link to a directory; name what it leads to instead");
         }
-        if real_file.is_dir() || name == IGNORED {
+        let is_left = by_engine.matched_path_or_any_parents(path, false).is_ignore();
+        if real_file.is_dir() || name == IGNORED || is_left {
             continue;
         }
         let metadata = real_file.metadata().with_context(|| format!("{name} cannot be read"))?;

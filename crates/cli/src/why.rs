@@ -106,6 +106,7 @@ fn owner_name(owner: &Owner) -> String {
         Owner::Provider { from } => format!("its provider {from}"),
         Owner::Driver { scope } => scope.to_string(),
         Owner::Registry { registry } => format!("registry {registry}"),
+        Owner::Source { source } => format!("source {source}"),
         Owner::Measurer => "whoever measures".into(),
         Owner::Authority => "the certificate authority".into(),
         Owner::Plimsoll => "Plimsoll".into(),

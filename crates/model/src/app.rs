@@ -13,6 +13,7 @@ use crate::quantity::{Bytes, Cpu, Span};
 use crate::relation::{Consume, Provide};
 use crate::scale::Scale;
 use crate::secret::SecretRef;
+use crate::source::Source;
 use crate::update::Update;
 
 /// Copies of one component at most.
@@ -32,9 +33,10 @@ pub struct AppSpec {
 }
 
 impl AppSpec {
-    /// Programs that were uploaded for it, listings of trees unopened.
+    /// Programs and sources that were uploaded for it, listings of trees unopened.
     pub fn content(&self) -> impl Iterator<Item = Digest> {
-        self.components.values().filter_map(|it| it.program.as_ref().and_then(|program| program.digest))
+        let programs = self.components.values().filter_map(|it| it.program.as_ref()?.digest);
+        programs.chain(self.components.values().filter_map(|it| it.source.as_ref()?.digest))
     }
 }
 
@@ -45,6 +47,9 @@ pub struct Component {
     /// A container image, such as `postgres:16`. Together with a `program`, the program runs in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
+    /// What its image is built from, in the place of an `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// A program of files, run by one of the Target's runtimes or by `command`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Program>,
@@ -121,7 +126,7 @@ pub struct Component {
 impl Component {
     /// Whether all it runs is an image's own: paths are those in the image then.
     pub fn is_image_alone(&self) -> bool {
-        self.image.is_some() && self.program.is_none()
+        (self.image.is_some() || self.source.is_some()) && self.program.is_none()
     }
 
     /// Copies to run unless `operations` say otherwise; with `scale` the number that it begins with.

@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Demand, Quota, Restriction, Role};
 use crate::app::{AppSpec, Reserve};
 use crate::id::{
-    Digest, InstanceId, KeyName, ObjectName, PartName, ProjectName, RuntimeName, TargetName, Uid, UserName,
+    CommitId, Digest, InstanceId, KeyName, ObjectName, PartName, ProjectName, RuntimeName, TargetName, Uid,
+    UserName,
 };
 use crate::image::ImageRef;
 use crate::object::{Kind, KindScope, ObjectKey, Timestamp};
 use crate::operations::Operations;
 use crate::revision::{AppRevision, RejectionRecord};
 use crate::secret::SecretRef;
+use crate::source::Source;
 use crate::status::AppStatus;
 use crate::step::{Plan, Scope};
 use crate::version::VersionRange;
@@ -95,12 +97,17 @@ kind!(
 );
 
 kind!(
+    /// What a source was built to.
+    Build, "builds", Project, BuildSpec, (), ()
+);
+
+kind!(
     /// The certificate that a host's routes are served with. Its key is with the router alone.
     Certificate, "certificates", Installation, CertificateSpec, (), ()
 );
 
 /// The collections of all kinds that are stored.
-pub const PLURALS: [&str; 14] = [
+pub const PLURALS: [&str; 15] = [
     App::PLURAL,
     Project::PLURAL,
     Target::PLURAL,
@@ -114,6 +121,7 @@ pub const PLURALS: [&str; 14] = [
     Receipt::PLURAL,
     Tombstone::PLURAL,
     Image::PLURAL,
+    Build::PLURAL,
     Certificate::PLURAL,
 ];
 
@@ -416,6 +424,84 @@ pub struct ImageSpec {
     /// What the tag led to before, latest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<EarlierImage>,
+}
+
+/// What is known of a source and of what was built from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildSpec {
+    /// The source as Apps name it.
+    pub source: Source,
+    /// The engine that builds it, where a Target names another one than the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineAddress>,
+    /// Whether it is looked for newer commits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
+    /// The newest image that was built of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<BuiltImage>,
+    /// What is done with it, or why nothing is.
+    pub state: BuildState,
+}
+
+/// What became of building a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BuildState {
+    /// It is being fetched and built.
+    Building {
+        /// The commit, of a repository.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<CommitId>,
+    },
+    /// What it leads to is built.
+    Built,
+    /// What it leads to now could not be built.
+    Failed(BuildFailure),
+}
+
+/// An image that was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuiltImage {
+    /// Its id in the engine.
+    pub image: Digest,
+    /// The commit it was built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitId>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Why a source could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildFailure {
+    /// In words.
+    pub why: String,
+    /// Whose fault it is.
+    pub fault: BuildFault,
+    /// The commit, of a repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitId>,
+    /// Attempts in a row that have failed.
+    pub failures: u32,
+    /// When the latest one was made.
+    pub at: Timestamp,
+    /// The last lines of its log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// Whose fault it is that a source is not built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BuildFault {
+    /// The source's own: it has to be changed.
+    Source,
+    /// That of whoever keeps the source, or of the engine: the same may work later.
+    Surroundings,
 }
 
 /// What is known of a host's certificate.

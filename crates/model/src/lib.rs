@@ -28,6 +28,7 @@ pub mod relation;
 pub mod revision;
 pub mod scale;
 pub mod secret;
+pub mod source;
 pub mod status;
 pub mod step;
 pub mod template;

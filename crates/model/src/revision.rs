@@ -164,6 +164,12 @@ pub enum Chosen {
         /// What they were built from, as far as that was said.
         commit: Option<CommitId>,
     },
+    /// They were built.
+    Built {
+        /// From this commit, if the source is a repository.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<CommitId>,
+    },
     /// They were the newest version.
     Version {
         /// Its tag.

@@ -2,6 +2,7 @@
 
 mod hooks;
 mod scale;
+mod source;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,10 +74,10 @@ pub fn app(spec: &AppSpec) -> Vec<Violation> {
 fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
     match &it.program {
         Some(it_program) => program(&mut check.at("program"), it_program, !it.command.is_empty()),
-        None if it.command.is_empty() && it.image.is_none() => {
+        None if it.command.is_empty() && it.image.is_none() && it.source.is_none() => {
             check.fail_with(
                 "nothing says what to run",
-                "give `image`, `program: {file: …, runtime: …}` or `command`",
+                "give `image`, `source: {git: …}`, `program: {file: …, runtime: …}` or `command`",
             );
         }
         None => {
@@ -99,6 +100,7 @@ fn component(check: &mut Check<'_>, spec: &AppSpec, it: &Component) {
     }
     reserve(check, it);
     image(check, it);
+    source::source(check, it);
     volumes(check, it);
     outside_volumes(check, it);
     if let Some(it_health) = &it.health {
@@ -262,10 +264,10 @@ fn is_within(path: &str, above: &str) -> bool {
 
 /// What only containers have.
 fn image(check: &mut Check<'_>, it: &Component) {
-    if it.image.is_none() && it.update.image != ImageUpdate::default() {
+    if it.image.is_none() && it.source.is_none() && it.update.image != ImageUpdate::default() {
         check.at("update").at("image").fail("there is no `image` whose tag could be followed");
     }
-    if it.image.is_none() && it.program.is_none() && !it.security.is_default() {
+    if it.image.is_none() && it.source.is_none() && it.program.is_none() && !it.security.is_default() {
         check.at("security").fail("it is about containers, and this is a command of the node");
     }
     if it.program.is_some() && (it.security.user.is_some() || it.security.capabilities.is_some()) {

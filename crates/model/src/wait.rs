@@ -13,6 +13,7 @@ use crate::id::{
     TargetName,
 };
 use crate::image::ImageRef;
+use crate::kind::BuildFault;
 use crate::quantity::Span;
 use crate::relation::EndpointRef;
 use crate::secret::SecretRef;
@@ -198,6 +199,17 @@ pub enum Reason {
         /// Why, once that is known.
         why: Option<String>,
     },
+    /// What an image is to be built from is being built, or cannot be.
+    Unbuilt {
+        /// The source, in words.
+        source: String,
+        /// What is known of it.
+        build: ObjectName,
+        /// Why it is not, once that is known.
+        why: Option<String>,
+        /// Whose fault that is.
+        fault: BuildFault,
+    },
     /// A driver does not answer: what it holds is unknown, so nothing is created or forgotten there.
     Unreachable {
         /// Which.
@@ -273,6 +285,11 @@ pub enum Owner {
         /// Its host.
         registry: String,
     },
+    /// Whoever writes or keeps what an image is built from.
+    Source {
+        /// The source, in words.
+        source: String,
+    },
     /// The authority that gives out certificates.
     Authority,
     /// Whoever knows what a gate asks for: those who send requests, Prometheus.
@@ -292,6 +309,8 @@ impl Reason {
             Self::ImageUnresolved { image, .. } => {
                 Owner::Registry { registry: image.repository().registry().to_owned() }
             }
+            Self::Unbuilt { why: None, .. } => Owner::Plimsoll,
+            Self::Unbuilt { source, .. } => Owner::Source { source: source.clone() },
             Self::CertificateMissing { needs_person: false, .. } => Owner::Authority,
             Self::Blocked { target, .. } => Owner::Driver { scope: Scope::Node(target.clone()) },
             Self::ProviderNotReady { from } => Owner::Provider { from: from.clone() },
@@ -327,7 +346,10 @@ impl Reason {
     /// True when nothing but a person's act can end it, so that waiting longer is pointless; but for what a person has asked
     /// to wait for.
     pub fn is_stall(&self) -> bool {
-        self.owner() == Owner::Person && !matches!(self, Self::Paused | Self::Trying { .. })
+        let is_broken = matches!(self, Self::Unbuilt { why: Some(_), fault: BuildFault::Source, .. });
+        let is_of_person =
+            self.owner() == Owner::Person && !matches!(self, Self::Paused | Self::Trying { .. });
+        is_broken || is_of_person
     }
 
     /// What to do about it, as a command or a sentence.
@@ -372,6 +394,11 @@ impl Reason {
                 "give `image`, or a `program` with a runtime whose image the target names".into()
             }
             Self::ImageUnresolved { image, .. } => format!("see plimsoll images; is {image} written right?"),
+            Self::Unbuilt { build, why: None, .. } => format!("see its log: plimsoll builds log {build}"),
+            Self::Unbuilt { build, fault: BuildFault::Source, .. } => {
+                format!("see plimsoll builds log {build}, and correct the source")
+            }
+            Self::Unbuilt { build, .. } => format!("it is tried again; see plimsoll builds log {build}"),
             Self::Unreachable { scope } => {
                 format!(
                     "see whether {scope} is up; `plimsoll delete APP --abandon` gives the App up without it"
@@ -484,6 +511,8 @@ impl fmt::Display for Reason {
             Self::ImageUnresolved { image, why: Some(why) } => {
                 write!(f, "what {image} is, is not known: {why}")
             }
+            Self::Unbuilt { source, why: None, .. } => write!(f, "{source} is being built"),
+            Self::Unbuilt { source, why: Some(why), .. } => write!(f, "{source} is not built: {why}"),
             Self::Unreachable { scope } => write!(f, "{scope} does not answer"),
             Self::RouterOutdated { scope } => {
                 write!(f, "{scope} is of an earlier version and cannot divide traffic")

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_model::gate::Ask;
 use plimsoll_model::id::{
-    Digest, InstanceId, InterfaceName, KeyName, ObjectName, PartName, PlanNo, RevisionNo, TargetName, Uid,
+    CommitId, ComponentName, Digest, InstanceId, InterfaceName, KeyName, ObjectName, PartName, PlanNo,
+    RevisionNo, TargetName, Uid,
 };
 use plimsoll_model::image::Sought;
-use plimsoll_model::kind::{CertificateProblem, TargetSpec};
+use plimsoll_model::kind::{BuildFault, CertificateProblem, TargetSpec};
 use plimsoll_model::object::{Generation, ObjectKey, Timestamp};
 use plimsoll_model::operations::Operations;
 use plimsoll_model::quantity::Span;
@@ -103,6 +104,8 @@ pub struct Context {
     pub cycle: Option<Vec<ObjectName>>,
     /// What the tags of images lead to, as far as that is known.
     pub images: BTreeMap<Sought, ImageView>,
+    /// What the sources of components were built to, as far as that is known.
+    pub builds: BTreeMap<ComponentName, BuildView>,
     /// Certificates of the hosts that the App's routes name, as far as anything is known of them.
     pub certificates: BTreeMap<String, CertificateView>,
     /// What was answered to the questions of gates, as far as it was.
@@ -127,6 +130,7 @@ impl Context {
             endpoints: BTreeMap::new(),
             cycle: None,
             images: BTreeMap::new(),
+            builds: BTreeMap::new(),
             certificates: BTreeMap::new(),
             answers: BTreeMap::new(),
             used: BTreeMap::new(),
@@ -150,6 +154,31 @@ pub struct ImageView {
     pub is_first: bool,
     /// Why the latest question has no answer.
     pub problem: Option<String>,
+}
+
+/// What is known of a component's source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildView {
+    /// The object that is about it, whether or not it is there yet.
+    pub build: ObjectName,
+    /// The newest image that was built of it, and the commit that it is of.
+    pub built: Option<(Digest, Option<CommitId>)>,
+    /// Why that is not what the source leads to now.
+    pub lag: Option<Lag>,
+}
+
+/// Why what was built last is not what a source leads to now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lag {
+    /// That is being built.
+    Building,
+    /// It cannot be built.
+    Failed {
+        /// Why, as a sentence that does not change while nothing else does.
+        why: String,
+        /// Whose fault that is.
+        fault: BuildFault,
+    },
 }
 
 /// What was answered to a question of a gate.

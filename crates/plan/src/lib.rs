@@ -35,6 +35,9 @@ mod trial;
 mod waits;
 
 pub use decide::{Course, Decision, decide};
-pub use input::{AnswerView, CertificateView, Context, EndpointView, ImageView, Input, SecretView, UsedView};
+pub use input::{
+    AnswerView, BuildView, CertificateView, Context, EndpointView, ImageView, Input, Lag, SecretView,
+    UsedView,
+};
 pub use outline::{Difference, Outline};
 pub use path::{Path, destination, empty_world, path};

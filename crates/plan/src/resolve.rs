@@ -1,20 +1,25 @@
 //! From a declaration to revisions: what each component's copies are to run.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use plimsoll_model::AppSpec;
 use plimsoll_model::app::{Component, Program};
 use plimsoll_model::hook::Task;
-use plimsoll_model::id::{ComponentName, RevisionNo, TargetName};
+use plimsoll_model::id::{ComponentName, ObjectName, RevisionNo, TargetName};
 use plimsoll_model::image::{ImageRef, Sought};
-use plimsoll_model::kind::{Programs, TargetSpec};
+use plimsoll_model::kind::{BuildFault, Programs, TargetSpec};
 use plimsoll_model::operations::Deploy;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::{AppRevision, Chosen, ComponentRevision, Content, PinnedImage};
+use plimsoll_model::source::Source;
 use plimsoll_model::update::Follow;
 use plimsoll_model::wait::{Reason, Wait};
 
-use crate::input::{ImageView, Input};
+use crate::input::{BuildView, ImageView, Input, Lag};
+
+/// How long a build may take before the App counts as stalled.
+const BUILD_DEADLINE: Span = Span::seconds(1800);
 
 /// How long a person may take to complete a declaration before the App counts as stalled.
 pub(crate) const PERSON_DEADLINE: Span = Span::seconds(60);
@@ -28,6 +33,8 @@ pub struct Resolved {
     pub images: BTreeMap<ComponentName, ImageRef>,
     /// How they were pinned, where the reference does not say it.
     pub chosen: BTreeMap<ComponentName, Chosen>,
+    /// Sources that lead elsewhere by now, which is not built: what was built before runs meanwhile.
+    pub lags: Vec<Wait>,
 }
 
 /// What tags lead to: now, and when the App was last resolved; and what was deployed instead.
@@ -35,6 +42,8 @@ pub struct Resolved {
 pub struct Tags<'a> {
     /// Now.
     pub now: &'a BTreeMap<Sought, ImageView>,
+    /// What sources were built to, by component.
+    pub builds: &'a BTreeMap<ComponentName, BuildView>,
     /// The latest App revision.
     pub last: Option<&'a AppRevision>,
     /// The bytes that somebody has named, by component.
@@ -45,8 +54,9 @@ pub struct Tags<'a> {
 impl Default for Tags<'_> {
     fn default() -> Self {
         static NOTHING_KNOWN: BTreeMap<Sought, ImageView> = BTreeMap::new();
+        static NOTHING_BUILT: BTreeMap<ComponentName, BuildView> = BTreeMap::new();
         static NOTHING_DEPLOYED: BTreeMap<ComponentName, Deploy> = BTreeMap::new();
-        Self { now: &NOTHING_KNOWN, last: None, deploys: &NOTHING_DEPLOYED }
+        Self { now: &NOTHING_KNOWN, builds: &NOTHING_BUILT, last: None, deploys: &NOTHING_DEPLOYED }
     }
 }
 
@@ -67,18 +77,28 @@ pub fn resolve(
     let (mut all, mut waits) = (Resolved::default(), Vec::new());
     for (name, component) in &spec.components {
         let resolved = image_of(component, target, target_spec).and_then(|image| {
-            let pinned = image.map(|image| pin(name, image, component, tags)).transpose()?;
+            let pinned = image.as_deref().map(|image| match &component.source {
+                Some(source) => built(name, image, source, tags),
+                None => pin(name, image, component, tags),
+            });
+            let pinned = pinned.transpose()?;
             let (pinned, chosen) = pinned.unzip();
             let revision = component_revision(component, target, target_spec, pinned)?;
             Ok((revision, image, chosen.flatten()))
         });
         match resolved {
             Ok((revision, image, chosen)) => {
-                all.images.extend(image.map(|image| (name.clone(), image.clone())));
+                all.images.extend(image.map(|image| (name.clone(), image.into_owned())));
+                let lag = component.source.as_ref().and_then(|source| lag(source, tags.builds.get(name)?));
+                all.lags.extend(lag.map(|reason| Wait::new(Some(name.clone()), reason, BUILD_DEADLINE)));
                 all.chosen.extend(chosen.map(|chosen| (name.clone(), chosen)));
                 all.components.insert(name.clone(), revision);
             }
-            Err(reason) => waits.push(Wait::new(Some(name.clone()), reason, PERSON_DEADLINE)),
+            Err(reason) => {
+                let is_build = matches!(reason, Reason::Unbuilt { .. });
+                let deadline = if is_build { BUILD_DEADLINE } else { PERSON_DEADLINE };
+                waits.push(Wait::new(Some(name.clone()), reason, deadline));
+            }
         }
     }
     if waits.is_empty() { Ok(all) } else { Err(waits) }
@@ -86,10 +106,11 @@ pub fn resolve(
 
 /// What a declaration needs to know of images on a target, whether or not that can be had.
 pub fn sought<'a>(spec: &'a AppSpec, target: &'a TargetSpec) -> impl Iterator<Item = Sought> + 'a {
-    let images = spec.components.values().filter_map(|it| Some((it, wanted_image(it, target)?)));
+    let declared = spec.components.values().filter(|it| it.source.is_none());
+    let images = declared.filter_map(|it| Some((it, wanted_image(it, target)?)));
     images
         .filter(|(_, image)| image.digest().is_none())
-        .map(|(it, image)| Sought::by(&it.update.image, image))
+        .map(|(it, image)| Sought::by(&it.update.image, &image))
 }
 
 /// A deployment for a component that still holds: its declaration names the same image, and if it follows that, nothing
@@ -108,14 +129,18 @@ fn holding<'a>(
     deploy.filter(|deploy| deploy.of.as_ref() == Some(image) && !is_over(deploy))
 }
 
-fn wanted_image<'a>(component: &'a Component, target: &'a TargetSpec) -> Option<&'a ImageRef> {
-    component.image.as_ref().or_else(|| match target.programs {
+fn wanted_image<'a>(component: &'a Component, target: &'a TargetSpec) -> Option<Cow<'a, ImageRef>> {
+    if let Some(source) = &component.source {
+        return Some(Cow::Owned(source.image()));
+    }
+    let image = component.image.as_ref().or_else(|| match target.programs {
         Programs::Process => None,
         Programs::Container => {
             let runtime = component.program.as_ref().and_then(|it| it.runtime.as_ref())?;
             target.runtimes.get(runtime)?.image.as_ref()
         }
-    })
+    });
+    image.map(Cow::Borrowed)
 }
 
 /// The image a component runs in; `None` for a process.
@@ -123,7 +148,7 @@ fn image_of<'a>(
     component: &'a Component,
     target: &TargetName,
     target_spec: &'a TargetSpec,
-) -> Result<Option<&'a ImageRef>, Reason> {
+) -> Result<Option<Cow<'a, ImageRef>>, Reason> {
     match (wanted_image(component, target_spec), target_spec.programs) {
         (Some(image), _) => Ok(Some(image)),
         (None, Programs::Process) => Ok(None),
@@ -160,6 +185,48 @@ fn pin(
     };
     let (digest, chosen) = pinned.ok_or_else(unresolved)?;
     Ok((PinnedImage { repository: image.repository().clone(), digest }, chosen))
+}
+
+/// The image that a source was built to: the newest one, or the one that was pinned before.
+fn built(
+    name: &ComponentName,
+    image: &ImageRef,
+    source: &Source,
+    tags: Tags<'_>,
+) -> Result<(PinnedImage, Option<Chosen>), Reason> {
+    let view = tags.builds.get(name);
+    let now = view.and_then(|view| view.built.clone());
+    let now = now.map(|(digest, commit)| (digest, Some(Chosen::Built { commit })));
+    let pinned = now.or_else(|| {
+        let last = tags.last.filter(|last| last.images.get(name) == Some(image))?;
+        let digest = last.components.get(name)?.image.as_ref()?.digest;
+        Some((digest, last.chosen.get(name).cloned()))
+    });
+    let unbuilt = || {
+        let known = view.and_then(|view| lag(source, view));
+        known.unwrap_or_else(|| Reason::Unbuilt {
+            source: source.to_string(),
+            build: view.map_or_else(|| unnamed(name), |view| view.build.clone()),
+            why: None,
+            fault: BuildFault::Surroundings,
+        })
+    };
+    let (digest, chosen) = pinned.ok_or_else(unbuilt)?;
+    Ok((PinnedImage { repository: image.repository().clone(), digest }, chosen))
+}
+
+/// What a build is called of which nothing is known.
+fn unnamed(component: &ComponentName) -> ObjectName {
+    component.as_str().parse().expect("the name of a component is one of an object too")
+}
+
+/// Why what was built of a source last is not what it leads to now.
+fn lag(source: &Source, view: &BuildView) -> Option<Reason> {
+    let (why, fault) = match view.lag.clone()? {
+        Lag::Building => (None, BuildFault::Surroundings),
+        Lag::Failed { why, fault } => (Some(why), fault),
+    };
+    Some(Reason::Unbuilt { source: source.to_string(), build: view.build.clone(), why, fault })
 }
 
 fn component_revision(
@@ -250,17 +317,18 @@ impl Resolution {
         let context = &input.context;
         let tags = Tags {
             now: &context.images,
+            builds: &context.builds,
             last: last.and_then(|no| context.revisions.get(&no)),
             deploys: &input.operations.deploys,
         };
         let resolved = resolve(&input.spec, &context.target, context.target_spec.as_ref(), tags);
-        let Resolved { components, images, chosen } = match resolved {
+        let Resolved { components, images, chosen, lags } = match resolved {
             Ok(resolved) => resolved,
             Err(waits) => return Self { number: last, waits, ..Self::default() },
         };
         let hashes: BTreeMap<_, _> = components.iter().map(|(name, it)| (name.clone(), it.hash())).collect();
         if tags.last.is_some_and(|stored| stored.hashes() == hashes && stored.images == images) {
-            return Self { components, number: last, ..Self::default() };
+            return Self { components, number: last, new: None, waits: lags };
         }
         let number = last.unwrap_or_default().next();
         let new = AppRevision {
@@ -271,7 +339,7 @@ impl Resolution {
             images,
             chosen,
         };
-        Self { components, number: Some(number), new: Some(new), waits: Vec::new() }
+        Self { components, number: Some(number), new: Some(new), waits: lags }
     }
 }
 
@@ -301,7 +369,7 @@ mod tests {
         let now = view.map(|view| (Sought::by(&component.update.image, &image), view)).into_iter().collect();
         let name: ComponentName = "main".parse().unwrap();
         let deploys = BTreeMap::from([(name.clone(), deploy.clone())]);
-        let tags = Tags { now: &now, last: None, deploys: &deploys };
+        let tags = Tags { now: &now, deploys: &deploys, ..Tags::default() };
         pin(&name, &image, &component, tags).ok().map(|(pinned, _)| pinned.digest)
     }
 

@@ -5,11 +5,12 @@
 //! new steps, the new plan, as one batch with the App's revision as precondition; and only then carries the steps
 //! out. Whatever happens in between (a crash, a lost reply, a second control plane) the next pass starts from
 //! what is there. [`Orphans`] finds copies of this installation that no App owns; [`Tombstones`] keeps what may be
-//! left of Apps that were given up; [`Images`] finds out what the tags of images lead to; [`Gauges`] ask for the numbers that gates judge.
+//! left of Apps that were given up; [`Images`] finds out what the tags of images lead to; [`Builds`] has sources built; [`Gauges`] ask for the numbers that gates judge.
 //!
 //! Deliberately absent: decisions. What to do is the planner's; whether a step may still be done is the far side's.
 
 mod app;
+mod builds;
 mod certificates;
 mod drivers;
 mod execute;
@@ -22,6 +23,7 @@ mod surroundings;
 mod tombstones;
 
 pub use app::{AppReconciler, Hold, Identity, Settings};
+pub use builds::{Builder, Builds, Order, Push, Pushes, Unbuilt, repository_of};
 pub use certificates::{Certificates, Certifier, Uncertified};
 pub use drivers::Drivers;
 pub use execute::Opener;

@@ -14,6 +14,7 @@ use plimsoll_model::{App, AppSpec, Component, Metadata, Object, ObjectKey, Proje
 use plimsoll_plan::{CertificateView, Context, EndpointView, ImageView, SecretView};
 use plimsoll_store::{Scope, Store, StoreError};
 
+use crate::builds::known_builds;
 use crate::images::known_image;
 
 /// Where an App runs when neither it nor its project says so.
@@ -59,6 +60,7 @@ pub(crate) async fn gather(store: &Store, app: &Object<App>) -> Result<Context, 
             }
         }
     }
+    context.builds = known_builds(store, app, context.target_spec.as_ref()).await?;
     context.taken = taken(store, app, &context.target).await?;
     for host in encrypted_hosts(&app.spec) {
         let key = ObjectKey::of_installation(certificate_name(host));

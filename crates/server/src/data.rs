@@ -286,6 +286,11 @@ impl DataDirectory {
         &self.keyring
     }
 
+    /// Where the logs of builds lie.
+    pub(crate) fn builds(&self) -> PathBuf {
+        self.path.join("builds")
+    }
+
     /// Where the bytes of programs lie, by digest.
     pub fn content(&self) -> PathBuf {
         self.path.join("content")

@@ -11,7 +11,7 @@ use plimsoll_model::image::{ImageRef, Repository, Sought};
 use plimsoll_model::operations::{Commit, Deploy};
 use plimsoll_model::update::Follow;
 use plimsoll_model::{App, Component, Kind as _, Object, ObjectKey};
-use plimsoll_reconcile::{Look, Unsaid};
+use plimsoll_reconcile::{Look, Push, Unsaid, repository_of};
 use plimsoll_store::{Query, Scope, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -320,19 +320,33 @@ impl Server {
         caller: &Caller,
         images: impl IntoIterator<Item = (Option<String>, String)>,
     ) -> Result<bool, AccessError> {
-        let projects = if caller.is_platform() {
-            None
-        } else {
-            let projects = caller.projects_for(self.store(), Verb::Deploy).await?;
-            if projects.is_empty() {
-                return Err(AccessError::Nowhere { user: caller.user().clone(), verb: Verb::Deploy });
-            }
-            Some(projects)
-        };
+        let projects = self.hearing(caller).await?;
         let looks = images
             .into_iter()
             .map(|(registry, path)| self.looks().ask(Look { registry, path, projects: projects.clone() }));
         Ok(looks.fold(true, |all, one| all & one))
+    }
+
+    /// Has a repository looked at because somebody says that it has moved, in the projects where the caller may deploy.
+    /// `false` if so many are to be looked at that this one is left to the usual round.
+    ///
+    /// # Errors
+    /// [`AccessError`], when the caller may deploy nowhere.
+    pub async fn hear_of_push(&self, caller: &Caller, repository: &str) -> Result<bool, AccessError> {
+        let (repository, projects) = (repository_of(repository), self.hearing(caller).await?);
+        Ok(self.pushes().tell(Push::Repository { repository, projects }))
+    }
+
+    /// The projects that may hear what a caller says; all of them for whoever may everything.
+    async fn hearing(&self, caller: &Caller) -> Result<Option<BTreeSet<ProjectName>>, AccessError> {
+        if caller.is_platform() {
+            return Ok(None);
+        }
+        let projects = caller.projects_for(self.store(), Verb::Deploy).await?;
+        if projects.is_empty() {
+            return Err(AccessError::Nowhere { user: caller.user().clone(), verb: Verb::Deploy });
+        }
+        Ok(Some(projects))
     }
 }
 

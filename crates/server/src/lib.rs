@@ -22,6 +22,7 @@ mod abandon;
 mod access;
 mod apply;
 mod backup;
+mod builds;
 mod capacity;
 mod certificates;
 mod content;

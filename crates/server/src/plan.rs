@@ -74,9 +74,9 @@ pub async fn plan(
 
 /// Finds out what tags lead to that nobody had to know so far: what a plan shows is what is going to run.
 async fn look_up_images(server: &Server, input: &mut Input) {
-    let Context { target, target_spec, images, revisions, .. } = &input.context;
+    let Context { target, target_spec, images, builds, revisions, .. } = &input.context;
     let last = input.status.revision.and_then(|number| revisions.get(&number));
-    let tags = Tags { now: images, last, deploys: &input.operations.deploys };
+    let tags = Tags { now: images, builds, last, deploys: &input.operations.deploys };
     let resolved = resolve(&input.spec, target, target_spec.as_ref(), tags);
     let reasons = resolved.err().into_iter().flatten().map(|wait| wait.reason().clone());
     let unknown: BTreeSet<ImageRef> = reasons

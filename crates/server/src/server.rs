@@ -11,13 +11,13 @@ use plimsoll_agent::{Agent, AgentError, Beside, Log, Reached, Used};
 use plimsoll_driver::DriverError;
 use plimsoll_engine::{Clock, Hints, Pace};
 use plimsoll_model::audit::Action;
-use plimsoll_model::id::{InstanceId, TargetName};
-use plimsoll_model::kind::{ProjectSpec, TargetSpec};
+use plimsoll_model::id::{InstanceId, ObjectName, ProjectName, TargetName};
+use plimsoll_model::kind::{Build, ProjectSpec, TargetSpec};
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{Attached, Kind, ObjectKey, Project, Target};
 use plimsoll_reconcile::{
-    AppReconciler, Apps, Certificates, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images, Looks,
-    Orphan, Orphans, SweepError, Tombstones, follow,
+    AppReconciler, Apps, Builds, Certificates, DEFAULT_TARGET, Drivers, Hold, Identity, ImageSource, Images,
+    Looks, Orphan, Orphans, Push, Pushes, SweepError, Tombstones, follow,
 };
 use plimsoll_router::{Ports, RouterDriver};
 use plimsoll_store::{Batch, New, Scope, Store, StoreError};
@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use crate::access::Caller;
 use crate::apply::ApplyError;
 use crate::backup::installation_key;
+use crate::builds::{Builders, log_of};
 use crate::certificates;
 use crate::content;
 use crate::data::{DataDirectory, DataError};
@@ -191,6 +192,7 @@ pub struct Server {
     drivers: Drivers,
     images: Arc<dyn ImageSource>,
     looks: Looks,
+    pushes: Pushes,
     /// Held by whoever removes programs that nothing names, or needs them to stay.
     pub(crate) tidying: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves everything to another store.
@@ -243,6 +245,16 @@ impl Server {
         let images: Arc<dyn ImageSource> = Arc::new(Sources::new(agent.clone()));
         let (looks, asked) = Looks::new();
         tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone(), asked).run());
+        let builders = Builders {
+            store: store.clone(),
+            opener: data.keyring().clone(),
+            agent: agent.clone(),
+            content: data.content(),
+            logs: data.builds(),
+        };
+        let (pushes, heard) = Pushes::new();
+        let (builder, hold) = (Arc::new(builders), identity.hold.clone());
+        tasks.spawn(Builds::new(store.clone(), builder, clock.clone(), hints.clone(), hold, heard).run());
         if settings.drivers.is_none() {
             let kept = router.clone();
             tasks.spawn(async move { kept.keep().await });
@@ -270,6 +282,7 @@ impl Server {
             drivers,
             images,
             looks,
+            pushes,
             tidying,
             migrating: tokio::sync::Mutex::default(),
             loading: tokio::sync::Mutex::default(),
@@ -393,6 +406,26 @@ impl Server {
 
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// Tells of repositories that have moved.
+    pub(crate) fn pushes(&self) -> &Pushes {
+        &self.pushes
+    }
+
+    /// Has something built again. `false` if so much waits that it is not.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn rebuild(&self, caller: &Caller, build: &ObjectKey) -> Result<bool, StoreError> {
+        let entry = self.entry(caller, Action::Deploy, Build::PLURAL, build);
+        self.store.commit(&Scope::All, Batch::new().audited(entry)).await?;
+        Ok(self.pushes.tell(Push::Build(build.clone())))
+    }
+
+    /// Where the log of a build lies.
+    pub fn build_log(&self, project: &ProjectName, build: &ObjectName) -> PathBuf {
+        log_of(&self.data.builds(), project, build)
     }
 
     /// Has images looked at.

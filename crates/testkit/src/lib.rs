@@ -5,6 +5,7 @@
 
 mod acme;
 mod engine;
+mod git;
 mod oidc;
 mod postgres;
 mod prometheus;
@@ -12,6 +13,7 @@ mod registry;
 
 pub use acme::{Acme, Validity};
 pub use engine::{BUSYBOX, Engine, Make};
+pub use git::Git;
 pub use oidc::Oidc;
 pub use postgres::Postgres;
 pub use prometheus::Prometheus;

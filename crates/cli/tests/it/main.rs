@@ -7,6 +7,7 @@ mod agent;
 mod backup;
 mod beside;
 mod book;
+mod builds;
 mod compat;
 mod containers;
 mod disk;

@@ -189,7 +189,7 @@ fn versions_are_followed_within_their_range() {
 }
 
 /// A secret of a hook, and signatures made with it.
-const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+pub(crate) const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 fn sign(id: &str, at: u64, body: &str) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"0123456789abcdef0123456789abcdef");
@@ -202,7 +202,7 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn deliver(plane: &Plane, hook: &str, id: &str, at: u64, body: &Value) -> Answer {
+pub(crate) fn deliver(plane: &Plane, hook: &str, id: &str, at: u64, body: &Value) -> Answer {
     let signature = sign(id, at, &body.to_string());
     let at = at.to_string();
     let headers = [("webhook-id", id), ("webhook-timestamp", &at), ("webhook-signature", &signature)];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use plimsoll_model::audit::{Action, Actor, AuditEntry, AuditRecord, AuditResult};
 use plimsoll_model::id::{Digest, Epoch, InstallationId};
 use plimsoll_model::kind::{
-    AppRevisions, Certificate, Claim, Image, Plans, Receipt, Rejection, Tombstone, Usage,
+    AppRevisions, Build, Certificate, Claim, Image, Plans, Receipt, Rejection, Tombstone, Usage,
 };
 use plimsoll_model::object::Timestamp;
 use plimsoll_model::{App, Kind, ObjectKey, Project, Revision, Secret, Target, Token};
@@ -211,6 +211,7 @@ fn understood(kind: KindName, row: Row) -> Result<(), StoreError> {
         Receipt::PLURAL => of::<Receipt>(row),
         Tombstone::PLURAL => of::<Tombstone>(row),
         Image::PLURAL => of::<Image>(row),
+        Build::PLURAL => of::<Build>(row),
         Certificate::PLURAL => of::<Certificate>(row),
         other => Err(StoreError::Unavailable(format!("nobody knows how {other} look").into())),
     }
