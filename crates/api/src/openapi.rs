@@ -450,6 +450,7 @@ fn fixed_paths() -> Map<String, Value> {
     paths
         .into_iter()
         .chain(verb_paths())
+        .chain(build_paths())
         .chain(image_paths())
         .chain(copy_paths())
         .chain(programs::paths())
@@ -645,6 +646,22 @@ fn number(name: &str) -> Value {
     in_query(name, &json!({"type": "integer", "minimum": 0}), "A number.")
 }
 
+/// What is asked of builds beside what is known of them.
+fn build_paths() -> Vec<(String, Value)> {
+    let base = format!("/apis/{API_VERSION}/projects/{{project}}/builds/{{name}}");
+    let [dry_run, ..] = write_parameters();
+    let place = [in_path("project"), in_path("name")];
+    let follow = flag("follow", "Go on with what is said, until it is built or not.");
+    let said = json!({"description": "The text.", "content": {"text/plain": {"schema": {"type": "string"}}}});
+    let log = Operation::new("buildLog", "What the latest attempt to build a source has said");
+    let retry = Operation::new("retryBuild", "Build a source again, though nothing of it has changed");
+    let retry = retry.with(&place).with(&[dry_run]).answers(200, answer(&json!({"type": "object"})));
+    vec![
+        (format!("{base}/log"), json!({"get": log.with(&place).with(&[follow]).answers(200, said).build()})),
+        (format!("{base}/retry"), json!({"post": retry.build()})),
+    ]
+}
+
 /// Paths of what is asked of a project and its Apps.
 fn verb_paths() -> Vec<(String, Value)> {
     let base = format!("/apis/{API_VERSION}");
@@ -657,28 +674,6 @@ fn verb_paths() -> Vec<(String, Value)> {
     let post = |operation: Operation, schema: &Value| json!({"post": operation.answers(200, answer(schema)).build()});
     let [dry_run, if_match, manager] = write_parameters();
     vec![
-        (
-            format!("{base}/projects/{{project}}/builds/{{name}}/log"),
-            json!({"get": Operation::new("buildLog", "What the latest attempt to build a source has said")
-                .with(&[
-                    project.clone(),
-                    name.clone(),
-                    flag("follow", "Go on with what is said, until it is built or not."),
-                ])
-                .answers(200, json!({
-                    "description": "The text.",
-                    "content": {"text/plain": {"schema": {"type": "string"}}},
-                }))
-                .build()}),
-        ),
-        (
-            format!("{base}/projects/{{project}}/builds/{{name}}/retry"),
-            post(
-                Operation::new("retryBuild", "Build a source again, though nothing of it has changed")
-                    .with(&[project.clone(), name.clone(), dry_run.clone()]),
-                &object,
-            ),
-        ),
         (
             format!("{base}/projects/{{project}}/apply"),
             post(

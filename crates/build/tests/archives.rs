@@ -1,5 +1,7 @@
 //! Archives that want more than to be read.
 
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
 

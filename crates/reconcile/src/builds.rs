@@ -439,7 +439,7 @@ impl Work {
             let pause = pause(failure);
             let since = Duration::from_millis(self.clock.now().0.saturating_sub(failure.at.0));
             if since < pause {
-                return Ok(pause - since);
+                return Ok(pause.saturating_sub(since));
             }
         }
         if let Some(built) = built.as_ref().filter(|built| built.commit == commit && !is_forced) {

@@ -168,6 +168,34 @@ impl LocalNode {
     }
 }
 
+/// Hints in an order of this process's own.
+fn new_hints() -> io::Result<Hints> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(Hints::new(u64::from_ne_bytes(seed)))
+}
+
+/// Has sources built by the local node, and returns what tells of pushes.
+fn build(
+    tasks: &mut JoinSet<()>,
+    data: &DataDirectory,
+    (store, agent): (&Store, &Option<Agent>),
+    hold: &Hold,
+    (clock, hints): (&Arc<dyn Clock>, &Hints),
+) -> Pushes {
+    let builders = Builders {
+        store: store.clone(),
+        opener: data.keyring().clone(),
+        agent: agent.clone(),
+        content: data.content(),
+        logs: data.builds(),
+    };
+    let (pushes, heard) = Pushes::new();
+    let (store, clock, hints) = (store.clone(), clock.clone(), hints.clone());
+    tasks.spawn(Builds::new(store, Arc::new(builders), clock, hints, hold.clone(), heard).run());
+    pushes
+}
+
 /// Refuses what is served elsewhere than it is wanted.
 fn elsewhere(served: SocketAddr, address: Option<IpAddr>, port: Option<u16>) -> Result<(), StartError> {
     let is_there =
@@ -216,7 +244,7 @@ impl Server {
         data.keyring().forget_before().map_err(DataError::from)?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         declare_defaults(&store, clock.now()).await?;
-        let hints = hints()?;
+        let hints = new_hints()?;
         let LocalNode { agent, router, drivers, programs } =
             LocalNode::open(&data, &settings, &hints).await?;
         let hold = Hold::new(data.held().is_some());
@@ -245,16 +273,7 @@ impl Server {
         let images: Arc<dyn ImageSource> = Arc::new(Sources::new(agent.clone()));
         let (looks, asked) = Looks::new();
         tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone(), asked).run());
-        let builders = Builders {
-            store: store.clone(),
-            opener: data.keyring().clone(),
-            agent: agent.clone(),
-            content: data.content(),
-            logs: data.builds(),
-        };
-        let (pushes, heard) = Pushes::new();
-        let (builder, hold) = (Arc::new(builders), identity.hold.clone());
-        tasks.spawn(Builds::new(store.clone(), builder, clock.clone(), hints.clone(), hold, heard).run());
+        let pushes = build(&mut tasks, &data, (&store, &agent), &identity.hold, (&clock, &hints));
         if settings.drivers.is_none() {
             let kept = router.clone();
             tasks.spawn(async move { kept.keep().await });

@@ -10,6 +10,7 @@ mod oidc;
 mod postgres;
 mod prometheus;
 mod registry;
+mod ssh;
 
 pub use acme::{Acme, Validity};
 pub use engine::{BUSYBOX, Engine, Make};
@@ -18,3 +19,4 @@ pub use oidc::Oidc;
 pub use postgres::Postgres;
 pub use prometheus::Prometheus;
 pub use registry::Registry;
+pub use ssh::Ssh;

@@ -347,6 +347,13 @@ fn the_programs() {
 }
 
 #[test]
+fn the_builds() {
+    let engine = Engine::start(Make::Docker);
+    let mut session = Session::begin(&[("unix:///var/run/docker.sock", &engine.address())]);
+    session.run(&file("docs/builds.md"));
+}
+
+#[test]
 fn the_pipelines() {
     let (engine, registry) = (Engine::start(Make::Docker), Registry::start());
     let names =
@@ -399,6 +406,7 @@ fn no_document_is_left_out() {
         "rollouts",
         "scaling",
         "containers",
+        "builds",
         "programs",
         "pipelines",
         "https",

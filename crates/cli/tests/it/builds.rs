@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use plimsoll_testkit::{BUSYBOX, Engine, Git, Make};
+use plimsoll_testkit::{BUSYBOX, Engine, Git, Make, Registry, Ssh};
 use serde_json::{Value, json};
 
 use super::images::{fetch, settled, status};
@@ -224,19 +224,13 @@ fn a_repository_is_built_once_for_each_commit() {
     let secret = json!({"spec": {"data": {"ci": SECRET}}});
     plane.must("PUT", "/projects/default/secrets/hooks", &secret);
     plane.must("PATCH", "/projects/default", &json!({"spec": {"hooks": hooks}}));
-    let pushed = |id: &str| {
-        let way = git.address().replace("http://", "ssh://git@");
-        let body = json!({"type": "source.pushed", "data": {"repository": way}});
-        let answer = deliver(&plane, "forge", id, now(), &body);
-        assert_eq!(answer.status, 200, "{}", answer.text);
-    };
     let second = git.push("main", &[("site/index.html", "commit two")]);
-    pushed("p1");
+    tell_of_push(&plane, &git, "p1");
     until("built", || commit(&plane), |it| *it == json!(second));
     served(&plane, "commit two");
     let image = builds(&plane)[0]["spec"]["built"].clone();
     let asked = git.asked();
-    pushed("p2");
+    tell_of_push(&plane, &git, "p2");
     until("asked", || git.asked(), |it| *it > asked);
     settled(&plane, "site");
     assert_eq!(builds(&plane)[0]["spec"]["built"], image, "the same commit is not built again");
@@ -245,27 +239,7 @@ fn a_repository_is_built_once_for_each_commit() {
         assert!(ledger.contains(&format!("built from {}", &commit[..12])), "{ledger}");
     }
 
-    // A commit that cannot be built leaves the one before in its place.
-    git.push("main", &[("site/Dockerfile", "FROM localhost/busybox:1\nRUN nonsense\n")]);
-    pushed("p3");
-    until("stalled", || status(&plane, "site"), |it| it["status"]["outcome"]["state"] == "stalled");
-    assert_eq!((commit(&plane), fetch(&plane, "site.localhost")), (json!(second), "commit two".to_owned()));
-    let third = git.push("main", &[("site/Dockerfile", DOCKERFILE), ("site/index.html", "commit three")]);
-    pushed("p4");
-    until("built", || commit(&plane), |it| *it == json!(third));
-    served(&plane, "commit three");
-
-    // A tag of its own leads to its commit, and undoing leads back to that.
-    let source = json!({"git": git.address(), "ref": "v1", "directory": "site", "secret": "forge"});
-    let file = write_app(work.path(), &source, &json!({}));
-    plane.carry_out(&["apply", "-f", &file, "--wait"]);
-    assert_eq!(commit(&plane), json!(first));
-    served(&plane, "commit one");
-    plane.carry_out(&["rollout", "undo", "site"]);
-    served(&plane, "commit three");
-    let source = json!({"git": git.address(), "ref": "nowhere", "secret": "forge"});
-    plane.carry_out(&["apply", "-f", &write_app(work.path(), &source, &json!({}))]);
-    why("the repository has no nowhere");
+    broken_commits_and_tags(&plane, &git, work.path(), [&first, &second]);
 
     // Nothing that opens it is left anywhere, nor shown.
     let all = plane.must("GET", "/projects/default/builds", &Value::Null).to_string();
@@ -274,4 +248,186 @@ fn a_repository_is_built_once_for_each_commit() {
     let left: Vec<_> =
         left.filter(|it| it.file_name().to_string_lossy().starts_with("plimsoll-git-")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Tells of a push to a repository, which is named by another way than it is fetched.
+fn tell_of_push(plane: &Plane, git: &Git, id: &str) {
+    let way = git.address().replace("http://", "ssh://git@");
+    let body = json!({"type": "source.pushed", "data": {"repository": way}});
+    let answer = deliver(plane, "forge", id, now(), &body);
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+fn broken_commits_and_tags(plane: &Plane, git: &Git, work: &Path, commits: [&str; 2]) {
+    // A commit that cannot be built leaves the one before in its place.
+    git.push("main", &[("site/Dockerfile", "FROM localhost/busybox:1\nRUN nonsense\n")]);
+    tell_of_push(plane, git, "p3");
+    until("stalled", || status(plane, "site"), |it| it["status"]["outcome"]["state"] == "stalled");
+    assert_eq!((commit(plane), fetch(plane, "site.localhost")), (json!(commits[1]), "commit two".to_owned()));
+    let third = git.push("main", &[("site/Dockerfile", DOCKERFILE), ("site/index.html", "commit three")]);
+    tell_of_push(plane, git, "p4");
+    until("built", || commit(plane), |it| *it == json!(third));
+    served(plane, "commit three");
+
+    // A tag of its own leads to its commit, and undoing leads back to that.
+    let source = json!({"git": git.address(), "ref": "v1", "directory": "site", "secret": "forge"});
+    let file = write_app(work, &source, &json!({}));
+    plane.carry_out(&["apply", "-f", &file, "--wait"]);
+    assert_eq!(commit(plane), json!(commits[0]));
+    served(plane, "commit one");
+    plane.carry_out(&["rollout", "undo", "site"]);
+    served(plane, "commit three");
+    let source = json!({"git": git.address(), "ref": "nowhere", "secret": "forge"});
+    plane.carry_out(&["apply", "-f", &write_app(work, &source, &json!({}))]);
+    let why = "the repository has no nowhere";
+    let has = |it: &Value| waits(it).iter().any(|it| it["why"].as_str().is_some_and(|it| it.contains(why)));
+    until("said", || status(plane, "site"), has);
+}
+
+#[test]
+fn repositories_are_fetched_over_ssh_and_from_this_machine() {
+    let engine = Engine::start(Make::Docker);
+    let plane = Plane::on(&engine);
+    let work = super::agent::scratch();
+    let (git, ssh, other) = (Git::start(None), Ssh::start(), Ssh::start());
+    git.push("main", &[("Dockerfile", DOCKERFILE), ("index.html", "over ssh")]);
+    let set = |key: &str, known_hosts: &str| {
+        let secret = json!({"spec": {"data": {"ssh-privatekey": key, "known_hosts": known_hosts}}});
+        plane.must("PUT", "/projects/default/secrets/forge", &secret);
+    };
+    // Another host than the one that is known is not talked to.
+    set(&ssh.key, &other.known_hosts.replace(&other.address(Path::new("")), ""));
+    let source = json!({"git": ssh.address(&git.path()), "secret": "forge"});
+    let file = write_app(work.path(), &source, &json!({}));
+    plane.carry_out(&["apply", "-f", &file]);
+    let refused = |it: &Value| {
+        waits(it).iter().any(|it| it["why"].as_str().is_some_and(|why| why.contains("not opened")))
+    };
+    until("refused", || status(&plane, "site"), refused);
+    set(&ssh.key, &ssh.known_hosts);
+    let name = builds(&plane)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    plane.carry_out(&["builds", "retry", &name]);
+    settled(&plane, "site");
+    served(&plane, "over ssh");
+
+    // The default branch, from a directory; followed without anybody saying anything.
+    git.push("main", &[("index.html", "of a file")]);
+    let source = json!({"git": format!("file://{}", git.path().display())});
+    let follow = json!({"update": {"soak": "1ms", "image": {"follow": "digest", "every": "10s"}}});
+    plane.carry_out(&["apply", "-f", &write_app(work.path(), &source, &follow), "--wait"]);
+    served(&plane, "of a file");
+    git.push("main", &[("index.html", "found by itself")]);
+    served(&plane, "found by itself");
+
+    // What only root may read, builds do not read either.
+    let secret = work.path().join("secret");
+    std::fs::create_dir(&secret).unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let hidden = secret.join("app.git");
+    let copied = std::process::Command::new("cp").arg("-r").arg(git.path()).arg(&hidden).status();
+    assert!(copied.unwrap().success());
+    let source = json!({"git": format!("file://{}", hidden.display())});
+    plane.carry_out(&["apply", "-f", &write_app(work.path(), &source, &json!({}))]);
+    until("refused", || status(&plane, "site"), refused);
+}
+
+#[test]
+fn an_archive_is_built() {
+    let engine = Engine::start(Make::Docker);
+    let plane = Plane::on(&engine);
+    let work = super::agent::scratch();
+    put(&work.path().join("app-1.0"), "index.html", "from an archive");
+    let packed = std::process::Command::new("tar")
+        .args(["-czf", "app.tgz", "app-1.0"])
+        .current_dir(work.path())
+        .status();
+    assert!(packed.unwrap().success());
+    let source = json!({"archive": "app.tgz", "directory": "app-1.0", "base": BUSYBOX});
+    plane.carry_out(&["apply", "-f", &write_app(work.path(), &source, &json!({})), "--wait"]);
+    served(&plane, "from an archive");
+    std::os::unix::fs::symlink("/etc", work.path().join("app-1.0/etc")).unwrap();
+    let packed = std::process::Command::new("tar")
+        .args(["-czf", "app.tgz", "app-1.0"])
+        .current_dir(work.path())
+        .status();
+    assert!(packed.unwrap().success());
+    plane.carry_out(&["apply", "-f", &write_app(work.path(), &source, &json!({}))]);
+    let refused = |it: &Value| {
+        waits(it).iter().any(|it| it["why"].as_str().is_some_and(|why| why.contains("leads out")))
+    };
+    until("refused", || status(&plane, "site"), refused);
+    assert_eq!(fetch(&plane, "site.localhost"), "from an archive");
+}
+
+/// A program of each language that says its name.
+const PROGRAMS: [(&str, &[(&str, &str)]); 7] = [
+    (
+        "go",
+        &[
+            ("go.mod", "module example.org/hello\n\ngo 1.19\n"),
+            ("main.go", include_str!("languages/main.go")),
+        ],
+    ),
+    ("java", &[("Main.java", include_str!("languages/Main.java"))]),
+    ("node", &[("server.js", include_str!("languages/server.js"))]),
+    ("php", &[("index.php", "<?php echo 'php says hello';\n")]),
+    ("python", &[("app.py", include_str!("languages/app.py"))]),
+    ("ruby", &[("app.rb", include_str!("languages/app.rb"))]),
+    (
+        "rust",
+        &[
+            ("Cargo.toml", "[package]\nname = \"hello\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+            ("src/main.rs", include_str!("languages/main.rs")),
+        ],
+    ),
+];
+
+/// Each language is built and served: on one root of Debian with all of them, which `./test` makes, and files as they are on an
+/// image that is in a registry only.
+#[test]
+fn every_language_is_built_and_served() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/languages.tar");
+    assert!(Path::new(root).exists(), "there is no {root}: ./test makes it");
+    let (engine, registry) = (Engine::start(Make::Docker), Registry::start());
+    engine.run(&["import", root, "localhost/languages:1"]);
+    engine.push(&registry, "busybox:1", &[]);
+    let busybox = format!("{}/busybox:1", registry.host());
+    engine.run(&["rmi", &busybox]);
+    let plane = Plane::on(&engine);
+    let work = super::agent::scratch();
+    let mut components = serde_json::Map::new();
+    for (language, files) in PROGRAMS.iter().chain([&("static", &[("index.html", "static says hello")][..])])
+    {
+        for (name, text) in *files {
+            put(&work.path().join(language), name, text);
+        }
+        let base = if *language == "static" { &*busybox } else { "localhost/languages:1" };
+        components.insert(
+            (*language).to_owned(),
+            json!({
+                // Nothing says the language but the files.
+                "source": {"path": language, "base": base},
+                "ports": {"http": 8080},
+                "health": {"http": {"port": "http", "path": "/"}, "every": "500ms"},
+                "routes": [{"host": format!("{language}.localhost"), "port": "http"}],
+                "grace": "1s",
+                "update": {"soak": "1ms"},
+            }),
+        );
+    }
+    let app = json!({
+        "apiVersion": "plimsoll.dev/v1", "kind": "App", "metadata": {"name": "all"},
+        "spec": {"components": components},
+    });
+    let file = work.path().join("all.yaml");
+    std::fs::write(&file, app.to_string()).unwrap();
+    plane.carry_out(&["apply", "-f", &file.display().to_string(), "--wait", "--timeout", "9m"]);
+    for (language, _) in PROGRAMS.iter().chain([&("static", &[][..])]) {
+        let host = format!("{language}.localhost");
+        let said = until("an answer", || fetch(&plane, &host), |it| it.contains("says hello"));
+        assert_eq!(said, format!("{language} says hello"));
+        let user = plane.run(&["exec", "all", "--component", language, "--", "id", "-u"]);
+        // What is compiled to one file has nothing beside it.
+        assert!(*language == "go" || user.stdout == b"65534\n", "{language} {user:?}");
+    }
 }
