@@ -396,4 +396,45 @@ mod tests {
         let ended = Deploy { of: None, ..deploy };
         assert_eq!(pinned("r.example/app:1", Follow::None, tag, &ended), found);
     }
+
+    #[test]
+    fn what_was_built_runs_until_something_newer_is() {
+        let source = Source { git: Some("https://example.org/app".to_owned()), ..Source::default() };
+        let component = Component { source: Some(source.clone()), ..Component::default() };
+        let name: ComponentName = "main".parse().unwrap();
+        let spec = AppSpec { components: [(name.clone(), component)].into(), ..AppSpec::default() };
+        let (target, local) = ("local".parse().unwrap(), TargetSpec::local());
+        let view = |built: Option<&str>, lag| {
+            let built = built.map(|word| (digest(word), Some("c1".parse().unwrap())));
+            BTreeMap::from([(name.clone(), BuildView { build: "b".parse().unwrap(), built, lag })])
+        };
+        let failed = || Some(Lag::Failed { why: "no".to_owned(), fault: BuildFault::Source });
+        let resolved = |builds: &BTreeMap<ComponentName, BuildView>, last| {
+            resolve(&spec, &target, Some(&local), Tags { builds, last, ..Tags::default() })
+        };
+        for lag in [Some(Lag::Building), failed()] {
+            let waits = resolved(&view(None, lag.clone()), None).unwrap_err();
+            assert!(matches!(waits[0].reason(), Reason::Unbuilt { .. }), "{waits:?}");
+            assert_eq!(waits[0].reason().is_stall(), lag == failed());
+            // What was built of it before runs, and why that is not the newest is said.
+            let found = resolved(&view(Some("old"), lag), None).unwrap();
+            let pinned = found.components[&name].image.as_ref().unwrap();
+            assert_eq!((pinned.digest, found.lags.len()), (digest("old"), 1));
+            assert_eq!(pinned.repository, *source.image().repository());
+        }
+        let found = resolved(&view(Some("new"), None), None).unwrap();
+        assert_eq!(found.lags, []);
+        assert_eq!(found.chosen[&name], Chosen::Built { commit: "c1".parse().ok() });
+        let last = AppRevision {
+            number: RevisionNo::default().next(),
+            app: "app".parse().unwrap(),
+            declaration: spec.clone(),
+            components: found.components,
+            images: found.images,
+            chosen: found.chosen,
+        };
+        // A record that was lost takes nothing away.
+        let found = resolved(&view(None, Some(Lag::Building)), Some(&last)).unwrap();
+        assert_eq!(found.components[&name].image.as_ref().unwrap().digest, digest("new"));
+    }
 }

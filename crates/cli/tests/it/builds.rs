@@ -143,6 +143,11 @@ fn a_directory_is_built_by_docker() {
 }
 
 #[test]
+fn a_directory_is_built_by_podman() {
+    a_directory_is_built_and_served(&Engine::start(Make::Podman));
+}
+
+#[test]
 fn what_has_no_dockerfile_is_built_by_a_recipe() {
     let engine = Engine::start(Make::Docker);
     let plane = Plane::on(&engine);
