@@ -78,7 +78,8 @@ fn load(plane: &Plane, program: &Value) -> Answer {
 }
 
 fn server(replicas: u32) -> Value {
-    json!({"program": SERVER, "runtime": "python", "ports": [8080], "replicas": replicas, "cpu": "10m", "memory": "64Mi"})
+    json!({"program": SERVER, "runtime": "python", "ports": [8080], "replicas": replicas, "memory": "64Mi",
+        "cpu": "500m", "reserve": {"cpu": "10m"}})
 }
 
 /// Copies of a program have fetched it so often by now, and no more.
