@@ -246,6 +246,7 @@ fn main() -> ExitCode {
 }
 
 /// Carries out a command.
+#[expect(clippy::too_many_lines, reason = "one arm for each command")]
 fn carry_out(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Plan(plan) => plan.run(),

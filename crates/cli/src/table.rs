@@ -104,7 +104,7 @@ pub(crate) fn state_of(state: InstanceState, hook: Option<HookPoint>, exit: Opti
 }
 
 /// What a copy is doing, in one word.
-fn state_name(state: InstanceState) -> &'static str {
+pub(crate) fn state_name(state: InstanceState) -> &'static str {
     match state {
         InstanceState::Unknown => "unknown",
         InstanceState::Blocked => "blocked",

@@ -181,7 +181,7 @@ fn described(program: &Program) -> String {
             InstanceState::Ready | InstanceState::Unready => "Running",
             InstanceState::Backoff => "CrashLoopBackOff",
             InstanceState::Stopping => "Terminating",
-            InstanceState::Stopped => "Completed",
+            InstanceState::Stopped | InstanceState::Done => "Completed",
             InstanceState::Blocked => "Pending",
             InstanceState::Unknown => "Unknown",
         };

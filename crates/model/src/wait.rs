@@ -353,6 +353,7 @@ impl Reason {
     }
 
     /// What to do about it, as a command or a sentence.
+    #[expect(clippy::too_many_lines, reason = "one arm for each reason")]
     pub fn next_step(&self) -> String {
         match self {
             Self::NotReady { instance }
@@ -467,6 +468,7 @@ fn unblocked(by: &Blockage, target: &TargetName, instance: &InstanceId) -> Strin
 }
 
 impl fmt::Display for Reason {
+    #[expect(clippy::too_many_lines, reason = "one arm for each reason")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotReady { instance } => write!(f, "{instance} is not ready yet"),

@@ -236,6 +236,7 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`]; then the data directory is free again.
+    #[expect(clippy::too_many_lines, reason = "all of it is put together in one place")]
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let data = DataDirectory::take(&settings.data, settings.key_file.as_deref())?;
         let gate = Gate::default();
@@ -467,13 +468,6 @@ impl Server {
     pub(crate) fn keyring(&self) -> &Keyring {
         self.data.keyring()
     }
-}
-
-/// Hints whose pauses differ from those of any other server.
-fn hints() -> io::Result<Hints> {
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
-    Ok(Hints::new(u64::from_ne_bytes(seed)))
 }
 
 async fn bury(tombstones: Tombstones) {
