@@ -201,7 +201,7 @@ impl OfApp {
     }
 }
 
-/// Run so many copies of a component, whatever its declaration says or is measured
+/// Run so many copies of a component, whatever its declaration says
 #[derive(Args)]
 pub(crate) struct Scale {
     #[command(flatten)]

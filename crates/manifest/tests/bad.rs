@@ -68,7 +68,7 @@ const SLIPS: &[(&str, &str)] = &[
         "update: {strategy: canary, steps: [{weight: 20}, {weight: 10}]}",
         "update.steps[1].weight: it is less than in the step before",
     ),
-    ("scale: {max: 3}", "8:7: spec.components.web.scale: `on` is missing\n  help: `on`: What is measured"),
+    ("scale: {max: 3}", "scale.on: nothing is measured"),
     ("scale: {max: 3, on: {}}", "scale.on: nothing is measured\n  help: on: {inFlight: 10}"),
     (
         "resources: {cpu: \"1\"}\nscale: {min: 0, max: 3, on: {cpu: 70}}",
@@ -83,6 +83,11 @@ const SLIPS: &[(&str, &str)] = &[
         "scale.on.cpu: it is a part of `resources.cpu`, which is not declared",
     ),
     ("scale: {max: 3, on: {requests: 70}}", "scale.on.requests: the router counts the requests of `routes`"),
+    ("scale: {max: 3, toZero: {}}", "scale.toZero: nobody could wake it: the component has no `routes`"),
+    (
+        "ports: {http: 80}\nroutes: [{host: a, port: http}]\nscale: {max: 3, toZero: {hold: 1h}}",
+        "scale.toZero.hold: a request waits for 1s at least and 10m at most",
+    ),
     ("scale: {max: 3, on: {inFlight: 7}}", "scale.on.inFlight: the router has none"),
     ("hooks: {befor: {command: [x]}}", "unknown field `befor`\n  help: did you mean `before`?"),
     (

@@ -18,6 +18,7 @@ pub struct Scale {
     #[schemars(range(min = 1, max = 1000))]
     pub max: u32,
     /// What is measured, and how much of it each copy should have. The one that asks for most copies decides.
+    #[serde(default, skip_serializing_if = "Measures::is_empty")]
     pub on: Measures,
     /// By how many percent what is measured may differ before anything changes. Default: 10.
     #[serde(default = "usual_tolerance")]
@@ -29,6 +30,29 @@ pub struct Scale {
     /// When copies are taken away. Default: after 5m, and 1m after the last change.
     #[serde(default = "Pace::down", skip_serializing_if = "Pace::is_down")]
     pub down: Pace,
+    /// Has no copy at all run while nobody asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_zero: Option<ToZero>,
+}
+
+/// When the last copy goes, and how long a request waits for the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ToZero {
+    /// Time since the last request ended. Default: 5m.
+    #[serde(default = "usual_after")]
+    pub after: Span,
+    /// How long the router has a request wait for a copy to be ready, before it answers with 503. Default: 30s.
+    #[serde(default = "usual_hold")]
+    pub hold: Span,
+}
+
+fn usual_after() -> Span {
+    Span::seconds(300)
+}
+
+fn usual_hold() -> Span {
+    Span::seconds(30)
 }
 
 fn one() -> u32 {
@@ -62,6 +86,11 @@ pub struct Measures {
 }
 
 impl Measures {
+    /// True when nothing is measured.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether it takes a look at what copies use.
     pub fn is_of_usage(&self) -> bool {
         self.cpu.is_some() || self.memory.is_some()

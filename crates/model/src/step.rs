@@ -439,6 +439,9 @@ pub struct Service {
     /// How traffic is divided, where it does not matter only who has the least to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
+    /// How long a request waits for a copy, of a component that has none while nobody asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Span>,
 }
 
 /// How traffic is divided between the copies of a good revision and all others, which are tried or taken back.

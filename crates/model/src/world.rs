@@ -315,6 +315,12 @@ pub struct RouterView {
     /// It divides traffic as tables say; one of an earlier version does not.
     #[serde(default)]
     pub divides: bool,
+    /// It has requests wait for a component that sleeps, and says so; one of an earlier version does not.
+    #[serde(default)]
+    pub wakes: bool,
+    /// Requests that wait for a copy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub waiting: BTreeMap<ComponentName, u32>,
     /// Addresses and routes, as last published.
     pub table: Table,
     /// Instances that receive or have received traffic.
@@ -330,6 +336,9 @@ pub struct Member {
     pub state: MemberState,
     /// Connections and requests under way.
     pub in_flight: u32,
+    /// Time since there were any, or since it gets them; absent while there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
     /// What was counted of its HTTP requests.
     #[serde(default, skip_serializing_if = "Recent::is_empty")]
     pub recent: Recent,

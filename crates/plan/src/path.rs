@@ -181,8 +181,13 @@ fn on_router(router: &mut RouterView, step: &Step) {
         Action::Publish { table } => router.table = table.clone(),
         Action::Admit { instance, .. } => {
             let Some(component) = step.component.clone() else { return };
-            let member =
-                Member { component, state: MemberState::Active, in_flight: 0, recent: Recent::default() };
+            let member = Member {
+                component,
+                state: MemberState::Active,
+                in_flight: 0,
+                idle: None,
+                recent: Recent::default(),
+            };
             router.members.insert(instance.clone(), member);
         }
         Action::Drain { instance } => {

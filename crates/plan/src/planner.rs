@@ -457,14 +457,17 @@ impl<'a> Planner<'a> {
             *state = Scaling::at(*said);
             return;
         }
-        state.wanted = state.wanted.clamp(scale.min, scale.max);
+        if state.wanted > 0 || scale.to_zero.is_none() {
+            state.wanted = state.wanted.clamp(scale.min, scale.max);
+        }
         // On a Path it stays as it is: nobody knows what there will be to do.
         if let (Some(goal), false, false) = (&subject.goal, self.off(), self.input.hopeful) {
             let measured = Measured {
                 survey: &subject.survey,
                 used: &self.input.context.used,
                 limits: goal.revision.resources,
-                has_router: self.router().is_some(),
+                router: self.router(),
+                waiting: self.router().and_then(|it| it.waiting.get(subject.name).copied()).unwrap_or(0),
             };
             let Scaled { limited, undecided, look } = scale::advance(state, scale, measured);
             self.looks.push(look);

@@ -34,7 +34,12 @@ pub(crate) fn table(
         let Some(ip) = memory.get(name).and_then(|memory| memory.address) else { continue };
         table.services.insert(
             name.clone(),
-            Service { ip, ports: component.ports.clone(), split: splits.get(name).copied() },
+            Service {
+                ip,
+                ports: component.ports.clone(),
+                split: splits.get(name).copied(),
+                hold: component.scale.as_ref().and_then(|scale| scale.to_zero).map(|zero| zero.hold),
+            },
         );
         for route in &component.routes {
             let host = host(&route.host, ip, component);

@@ -11,12 +11,16 @@ use plimsoll_model::id::InstanceId;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::scale::Scale;
 use plimsoll_model::status::{Clock, Pending, Scaling};
+use plimsoll_model::world::{NodeTime, RouterView};
 
 use crate::input::UsedView;
-use crate::survey::{Copy, Survey};
+use crate::survey::{Copy, Survey, Traffic};
 
 /// How often it is looked at what is measured.
 const MEASURED_EVERY: Span = Span::seconds(5);
+
+/// How often it is looked after what sleeps: the router says when it is asked for.
+const ASLEEP: Span = Span::seconds(60);
 
 /// Seconds of the time that requests are counted in.
 const MINUTE: u64 = 60;
@@ -27,8 +31,10 @@ pub(crate) struct Measured<'a> {
     pub(crate) survey: &'a Survey<'a>,
     pub(crate) used: &'a BTreeMap<InstanceId, UsedView>,
     pub(crate) limits: Resources,
-    /// The router answers.
-    pub(crate) has_router: bool,
+    /// The router, if it answers.
+    pub(crate) router: Option<&'a RouterView>,
+    /// Requests that wait for a copy.
+    pub(crate) waiting: u32,
 }
 
 /// What was decided at one look.
@@ -44,7 +50,10 @@ pub(crate) struct Scaled {
 
 /// Carries the number wanted forward by one look.
 pub(crate) fn advance(state: &mut Scaling, scale: &Scale, measured: Measured<'_>) -> Scaled {
-    let look = MEASURED_EVERY;
+    let look = match sleep(state, scale, measured) {
+        Some(look) if state.wanted == 0 => return Scaled { limited: false, undecided: None, look },
+        left => left.unwrap_or(MEASURED_EVERY).min(MEASURED_EVERY),
+    };
     let now = measured.survey.now;
     let asked = match measured.asked(scale, state.wanted) {
         Ok(Some(asked)) => asked,
@@ -74,9 +83,7 @@ pub(crate) fn advance(state: &mut Scaling, scale: &Scale, measured: Measured<'_>
         state.changed.as_ref().map_or(Span::ZERO, |changed| pace.cooldown.minus(changed.reading(now)));
     let left = window.max(cooldown);
     if left == Span::ZERO && now.is_some() {
-        let mut changed = Clock::ZERO;
-        changed.run(true, now);
-        *state = Scaling { wanted: pending.to, changed: Some(changed), pending: None };
+        *state = changed(pending.to, now);
     } else {
         state.pending = Some(pending);
     }
@@ -84,13 +91,50 @@ pub(crate) fn advance(state: &mut Scaling, scale: &Scale, measured: Measured<'_>
     Scaled { limited, undecided: None, look }
 }
 
+/// The beginning of a time in which another number is wanted.
+fn changed(wanted: u32, now: Option<&NodeTime>) -> Scaling {
+    let mut changed = Clock::ZERO;
+    changed.run(true, now);
+    Scaling { wanted, changed: Some(changed), pending: None }
+}
+
+/// Takes the last copies away that nobody has asked for in a while, and wants some again at once when somebody does. Returns when
+/// to look again, where that may have none.
+fn sleep(state: &mut Scaling, scale: &Scale, measured: Measured<'_>) -> Option<Span> {
+    let zero = scale.to_zero?;
+    let now = measured.survey.now;
+    if state.wanted == 0 {
+        if measured.waiting > 0 {
+            *state = changed(scale.min, now);
+            return None;
+        }
+        return Some(ASLEEP);
+    }
+    let left = zero.after.minus(measured.idle()?);
+    if left == Span::ZERO && now.is_some() {
+        *state = changed(0, now);
+        return Some(ASLEEP);
+    }
+    Some(left)
+}
+
 impl Measured<'_> {
+    /// How long nobody has asked for any copy; `None` while somebody does, and where nobody would be woken.
+    fn idle(&self) -> Option<Span> {
+        if self.waiting > 0 || !self.router.is_some_and(|router| router.wakes) || self.survey.blind {
+            return None;
+        }
+        let mut active = self.survey.copies.iter().filter(|copy| copy.traffic == Traffic::Active).peekable();
+        active.peek()?;
+        active.map(|copy| copy.idle).collect::<Option<Vec<Span>>>()?.into_iter().min()
+    }
+
     /// The copies that what there is to do is worth; `None` while no copy serves.
     fn asked(&self, scale: &Scale, wanted: u32) -> Result<Option<u32>, String> {
         let serving: Vec<&Copy<'_>> =
             self.survey.copies.iter().filter(|copy| self.survey.is_available(copy)).collect();
         let on = &scale.on;
-        if self.survey.blind || !self.has_router && (on.requests.is_some() || on.in_flight.is_some()) {
+        if self.survey.blind || self.router.is_none() && (on.requests.is_some() || on.in_flight.is_some()) {
             return Err("the node or the router does not say what its copies have to do".into());
         }
         if serving.is_empty() {

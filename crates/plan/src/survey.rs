@@ -16,6 +16,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) traffic: Traffic,
     /// Requests and connections under way on it, as the router says.
     pub(crate) in_flight: u32,
+    /// How long it has had none, as the router says.
+    pub(crate) idle: Option<Span>,
     /// What the router has counted of it.
     pub(crate) recent: Option<&'a Recent>,
     /// Whether it runs what is wanted, with what is wanted, where it is wanted.
@@ -107,13 +109,14 @@ impl<'a> Survey<'a> {
                     },
                 };
                 let in_flight = member.map_or(0, |member| member.in_flight);
+                let idle = member.and_then(|member| member.idle);
                 let recent = member.map(|member| &member.recent);
                 let fresh = wanted.is_some_and(|wanted| {
                     wanted.target == target
                         && wanted.revision == instance.revision
                         && wanted.bindings.is_none_or(|bindings| bindings == instance.bindings)
                 });
-                copies.push(Copy { id, target, instance, traffic, in_flight, recent, fresh });
+                copies.push(Copy { id, target, instance, traffic, in_flight, idle, recent, fresh });
             }
         }
         if wanted.is_some_and(|wanted| !world.targets.contains_key(wanted.target)) {

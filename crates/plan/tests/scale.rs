@@ -153,3 +153,32 @@ fn a_person_says_how_many_until_the_declaration_is_followed_again() {
     assert_eq!(world.wanted(9, (100, 0)), 3, "it goes on from there");
     assert_eq!(world.wanted(2, (100, 0)), 5);
 }
+
+#[test]
+fn what_nobody_asks_for_sleeps_until_somebody_does() {
+    let mut input = scaled(&json!({"inFlight": 4}));
+    let zero = serde_json::from_value(json!({"after": "30s"})).unwrap();
+    input.spec.components.values_mut().next().unwrap().scale.as_mut().unwrap().to_zero = Some(zero);
+    let mut world = Driven(input);
+    let idle = |world: &mut Driven, idle: Option<u64>| {
+        world.router().members.values_mut().for_each(|it| it.idle = idle.map(Span::seconds));
+    };
+    idle(&mut world, Some(100));
+    assert_eq!(world.wanted(10, (8, 0)), 2, "a router of an earlier version wakes nobody");
+    world.router().wakes = true;
+    idle(&mut world, None);
+    assert_eq!(world.wanted(10, (8, 0)), 2, "somebody is there");
+    idle(&mut world, Some(29));
+    assert_eq!(world.decide().next_look, Some(Span::seconds(1)));
+    idle(&mut world, Some(30));
+    for _ in 0..5 {
+        world.decide();
+        pass(&mut world.0.world, Span::seconds(1));
+    }
+    assert_eq!((world.status().desired, world.router().members.len()), (0, 0));
+    let decision = world.decide();
+    assert_eq!((decision.waits.len(), decision.next_look), (0, Some(Span::seconds(60))));
+    world.router().waiting.insert("web".parse().unwrap(), 3);
+    world.decide();
+    assert_eq!(world.status().desired, 1, "at once");
+}

@@ -1,9 +1,11 @@
 //! The router's end of the control socket.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plimsoll_driver::DriverError;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -14,6 +16,9 @@ use crate::certificates::Certificates;
 use crate::state::State;
 use crate::tcp::Listeners;
 use crate::wire::{Answer, LONGEST, Request, SOCKET};
+
+/// How long it is waited for news: less than a control plane waits for an answer.
+const WOKEN: Duration = Duration::from_secs(10);
 
 /// What a control connection works on.
 pub(crate) struct Control {
@@ -73,6 +78,11 @@ impl Control {
             Request::Observe(app) => Answer::View(self.state.view(&app)),
             Request::Address => Answer::Address(self.address),
             Request::TlsAddress => Answer::Address(self.tls_address),
+            Request::Woken { heard } => {
+                let woken = tokio::time::timeout(WOKEN, self.state.holding.woken(heard)).await;
+                let (heard, apps) = woken.unwrap_or_else(|_| (heard, BTreeSet::new()));
+                Answer::Woken { heard, apps }
+            }
             Request::Certificates => Answer::Certificates(self.certificates.held()),
             Request::Certify { host, certificate } => {
                 self.kept(move |it| it.keep(host, certificate.map(|it| *it))).await

@@ -1,6 +1,6 @@
 //! The control plane's end: a driver that talks to the router process, and starts it when there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll_certificate::{Pair, Proof, Prover};
 use plimsoll_driver::{Driver, DriverError, Fut, Marked, SecretValues, Sighting};
+use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{TargetName, Uid};
 use plimsoll_model::kind::HeldCertificate;
 use plimsoll_model::step::{Fence, Scope, Step};
@@ -127,6 +128,20 @@ impl RouterDriver {
             Box::new(Kept { held, chain, key: key.expose().clone() })
         });
         self.tell(&Request::Certify { host: host.to_owned(), certificate }).await
+    }
+
+    /// Waits for Apps that are asked for and may be asleep, after what was heard before; nothing after a while without.
+    ///
+    /// # Errors
+    /// When the router cannot be reached, or is of a version that wakes nobody.
+    pub async fn woken(&self, heard: &mut u64) -> Result<BTreeSet<ObjectKey>, DriverError> {
+        match self.shared.ask(&Request::Woken { heard: *heard }).await? {
+            Answer::Woken { heard: now, apps } => {
+                *heard = now;
+                Ok(apps)
+            }
+            other => Err(unexpected(other)),
+        }
     }
 
     async fn tell(&self, request: &Request) -> Result<(), DriverError> {

@@ -23,9 +23,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::{self, AccessLog, Line};
 use crate::certificates::{self, Certificates};
+use crate::hold::{Held, Holding};
 use crate::load::Load;
 use crate::passing::{BrokenOff, LARGEST_REQUEST, Passing};
-use crate::state::{InFlight, State};
+use crate::state::{Backend, InFlight, State};
 use crate::upstream::{NoAnswer, Upstream};
 
 /// Connections served at the same time.
@@ -48,6 +49,9 @@ const STALLED: Duration = Duration::from_secs(90);
 
 /// How long a request waits for a member when none is ready.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Seconds after which a client is asked to come back where no member was ready.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Pause between two looks for a ready member.
 const LOOK: Duration = Duration::from_millis(20);
@@ -169,7 +173,11 @@ impl Front {
         };
         let mut response = result.unwrap_or_else(|refusal| {
             let text = format!("{} {}\nrequest {}\n", refusal.status.as_u16(), refusal.what, line.id);
-            own(refusal.status, text)
+            let mut response = own(refusal.status, text);
+            if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+                response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            response
         });
         response.headers_mut().insert(REQUEST_ID, id);
         line.status = response.status().as_u16();
@@ -216,7 +224,7 @@ impl Front {
         let (passed, sent) =
             (!request.body().is_end_stream()).then(|| watch::channel(Instant::now())).unzip();
         let mut request = request.map(|body| Passing::from_client(body, passed));
-        let give_up = Instant::now() + PATIENCE;
+        let mut patience = Patience { give_up: Instant::now() + PATIENCE, held: None };
         let mut tried = Vec::new();
         loop {
             let routing = self.state.routing();
@@ -227,12 +235,7 @@ impl Front {
             let backend = &route.backend;
             let hsts = route.hsts.filter(|_| client.is_encrypted);
             let Some(in_flight) = backend.pick(&tried) else {
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                if Instant::now() >= give_up {
-                    let what = if backend.is_empty() { "no copy is ready" } else { "no copy can be reached" };
-                    return Err(Refusal { status, what: what.into() });
-                }
-                tokio::time::sleep(LOOK).await;
+                patience.wait(backend, &self.state.holding).await?;
                 tried.clear();
                 continue;
             };
@@ -272,6 +275,34 @@ impl Front {
                 }
             };
         }
+    }
+}
+
+/// A request that waits for a member, and wakes a component that sleeps.
+struct Patience {
+    give_up: Instant,
+    held: Option<Held>,
+}
+
+impl Patience {
+    /// Waits for a moment, if it may wait any longer.
+    async fn wait(&mut self, backend: &Backend, holding: &Arc<Holding>) -> Result<(), Refusal> {
+        let refused = |what: &str| Refusal { status: StatusCode::SERVICE_UNAVAILABLE, what: what.into() };
+        if let Some(sleeper) = backend.sleeper.as_ref().filter(|_| self.held.is_none() && backend.is_empty())
+        {
+            let held = holding.hold(sleeper);
+            self.held = Some(held.ok_or_else(|| refused("too many wait for a copy already"))?);
+            self.give_up = Instant::now() + Duration::from_millis(sleeper.hold.millis);
+        }
+        if Instant::now() >= self.give_up {
+            return Err(refused(if backend.is_empty() {
+                "no copy is ready"
+            } else {
+                "no copy can be reached"
+            }));
+        }
+        tokio::time::sleep(LOOK).await;
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ mod access;
 mod certificates;
 mod control;
 mod driver;
+mod hold;
 mod http;
 mod load;
 mod passing;

@@ -32,6 +32,8 @@ static BOUNDS: LazyLock<Vec<u64>> = LazyLock::new(|| {
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     in_flight: AtomicU32,
+    /// When the latest of them ended.
+    ended: Mutex<Option<Instant>>,
     minute: Mutex<VecDeque<Counts>>,
 }
 
@@ -56,7 +58,16 @@ impl Load {
     }
 
     pub(crate) fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Time since something was under way, or since it could be; `None` while something is.
+    pub(crate) fn idle(&self, since: Instant) -> Option<Span> {
+        let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = ended.map_or(since, |ended| ended.max(since)).elapsed();
+        let idle = Span::millis(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        (self.in_flight() == 0).then_some(idle)
     }
 
     /// Counts a request that was answered after this time, with success or not.

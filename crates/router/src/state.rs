@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use plimsoll_driver::{DriverError, Ledger, LedgerLine};
+use plimsoll_model::ObjectKey;
 use plimsoll_model::id::{ComponentHash, ComponentName, InstallationId, InstanceId, PartName, Uid};
 use plimsoll_model::quantity::Span;
 use plimsoll_model::step::{Action, Fence, Split, Step, Table};
@@ -16,6 +17,7 @@ use plimsoll_model::world::{Member as MemberView, MemberState, RouterView};
 use plimsoll_shim::{read, write_durably};
 use serde::{Deserialize, Serialize};
 
+use crate::hold::{Holding, Sleeper};
 use crate::load::Load;
 
 /// A copy that receives or has received traffic.
@@ -46,10 +48,14 @@ struct Record {
     ledger: LedgerLine,
     table: Table,
     members: BTreeMap<InstanceId, MemberRecord>,
+    /// The App's name.
+    #[serde(default)]
+    key: Option<ObjectKey>,
 }
 
 #[derive(Debug, Default, Clone)]
 struct App {
+    key: Option<ObjectKey>,
     table: Table,
     members: BTreeMap<InstanceId, Arc<Member>>,
 }
@@ -98,12 +104,20 @@ pub(crate) struct Backend {
     /// That share in percent.
     weight: u8,
     turn: AtomicUsize,
+    /// Whom to wake where nobody is ready.
+    pub(crate) sleeper: Option<Sleeper>,
 }
 
 impl Backend {
     fn new(members: Group, apart: Group, weight: u8) -> Self {
         // Tables change often: turns that always began anew would never come to a small share.
-        Self { members, apart, weight: weight.min(100), turn: AtomicUsize::new(fastrand::usize(..100)) }
+        Self {
+            members,
+            apart,
+            weight: weight.min(100),
+            turn: AtomicUsize::new(fastrand::usize(..100)),
+            sleeper: None,
+        }
     }
 
     /// A member for a request or connection, other than those that have been tried.
@@ -174,6 +188,8 @@ pub(crate) struct State {
     installation: InstallationId,
     inner: Mutex<Inner>,
     routing: RwLock<Arc<Routing>>,
+    /// Requests that wait for components that sleep.
+    pub(crate) holding: Arc<Holding>,
 }
 
 #[derive(Default)]
@@ -195,10 +211,10 @@ impl State {
                 .ok_or_else(|| io::Error::other(format!("the table of {uid} cannot be understood")))?;
             inner.ledger.learn(record.ledger);
             let members = record.members.into_iter().map(|(id, record)| (id, Arc::new(Member::new(record))));
-            inner.apps.insert(uid, App { table: record.table, members: members.collect() });
+            inner.apps.insert(uid, App { key: record.key, table: record.table, members: members.collect() });
         }
         let routing = RwLock::new(Arc::new(inner.routing()));
-        Ok(Self { directory, installation, inner: Mutex::new(inner), routing })
+        Ok(Self { directory, installation, inner: Mutex::new(inner), routing, holding: Arc::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -226,6 +242,8 @@ impl State {
             effects: inner.ledger.effects(app),
             closed: inner.ledger.is_closed(app),
             divides: true,
+            wakes: true,
+            waiting: self.holding.waiting(app),
             table: share.map(|it| it.table.clone()).unwrap_or_default(),
             members: share
                 .into_iter()
@@ -249,7 +267,8 @@ impl State {
         let mut ledger = inner.ledger.clone();
         ledger.admit(fence).map_err(DriverError::Refused)?;
         let old = inner.apps.get(&fence.app).cloned().unwrap_or_default();
-        let (new, changed) = changed(old, step, ledger.is_closed(&fence.app))?;
+        let (mut new, changed) = changed(old, step, ledger.is_closed(&fence.app))?;
+        new.key = Some(fence.key.clone());
         if changed {
             ledger.record(&fence.app);
         }
@@ -317,18 +336,21 @@ impl Inner {
         let Some(ledger) = self.ledger.line(uid) else { return Ok(()) };
         let app = self.apps.get(uid).cloned().unwrap_or_default();
         let members = app.members.iter().map(|(id, member)| (id.clone(), member.record.clone()));
-        let record = Record { ledger, table: app.table, members: members.collect() };
+        let record = Record { ledger, table: app.table, members: members.collect(), key: app.key };
         write_durably(&directory.join("apps"), &format!("{uid}.json"), &record)
     }
 
     /// Everything that is served, ready to be looked up.
     fn routing(&self) -> Routing {
         let mut routing = Routing::default();
-        for app in self.apps.values() {
+        for (uid, app) in &self.apps {
             let mut backends: HashMap<(&ComponentName, &PartName), Arc<Backend>> = HashMap::new();
             for (component, service) in &app.table.services {
                 for (port, number) in &service.ports {
-                    let backend = Arc::new(app.backend(component, service.split, port));
+                    let backend = Arc::new(Backend {
+                        sleeper: service.hold.map(|hold| app.sleeper(uid, component, hold)),
+                        ..app.backend(component, service.split, port)
+                    });
                     backends.insert((component, port), backend.clone());
                     routing.services.insert(SocketAddr::new(IpAddr::V4(service.ip), *number), backend);
                 }
@@ -352,6 +374,10 @@ impl Inner {
 }
 
 impl App {
+    fn sleeper(&self, uid: &Uid, component: &ComponentName, hold: Span) -> Sleeper {
+        Sleeper { app: uid.clone(), component: component.clone(), key: self.key.clone(), hold }
+    }
+
     fn backend(&self, component: &ComponentName, split: Option<Split>, port: &PartName) -> Backend {
         let active =
             self.members.values().filter(|it| it.record.component == *component && !it.record.draining);
@@ -391,6 +417,7 @@ impl Member {
             component: self.record.component.clone(),
             state,
             in_flight: self.load.in_flight(),
+            idle: self.load.idle(self.since),
             recent: self.load.recent(),
         }
     }

@@ -1,8 +1,9 @@
 //! What control plane and router say to each other: one line of JSON each way, over a unix socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_driver::{DriverError, Refusal};
+use plimsoll_model::ObjectKey;
 use plimsoll_model::id::Uid;
 use plimsoll_model::kind::HeldCertificate;
 use plimsoll_model::step::{Fence, Step};
@@ -42,6 +43,10 @@ pub(crate) enum Request {
         host: String,
         proof: Option<Shown>,
     },
+    /// Which Apps are asked for that may be asleep; the answer comes once there is one, or after a while.
+    Woken {
+        heard: u64,
+    },
     /// End, if nothing is published.
     End,
 }
@@ -54,6 +59,7 @@ pub(crate) enum Answer {
     Done,
     Address(std::net::SocketAddr),
     Certificates(BTreeMap<String, HeldCertificate>),
+    Woken { heard: u64, apps: BTreeSet<ObjectKey> },
     Failed(Failure),
 }
 

@@ -42,6 +42,9 @@ use crate::programs;
 use crate::receipt;
 use crate::store::{self, StoreChoiceError};
 
+/// Pause before a router is asked again that did not say who is woken.
+const WOKEN_PAUSE: Duration = Duration::from_secs(1);
+
 /// Time between two looks for instances that nobody owns.
 const SWEEP: Duration = Duration::from_mins(1);
 
@@ -276,8 +279,7 @@ impl Server {
         tasks.spawn(Images::new(store.clone(), images.clone(), clock.clone(), hints.clone(), asked).run());
         let pushes = build(&mut tasks, &data, (&store, &agent), &identity.hold, (&clock, &hints));
         if settings.drivers.is_none() {
-            let kept = router.clone();
-            tasks.spawn(async move { kept.keep().await });
+            tasks.spawn(keep(router.clone(), hints.clone()));
             let source = certificates::Sources::new(&settings, data.path(), router.clone(), clock.clone());
             let (opener, hold) = (data.keyring().clone(), identity.hold.clone());
             let (store, clock, hints) = (store.clone(), clock.clone(), hints.clone());
@@ -475,6 +477,24 @@ async fn bury(tombstones: Tombstones) {
         // A target that answered is on its way; one that did not is asked again later.
         let is_busy = tombstones.tend().await.unwrap_or(false);
         tokio::time::sleep(if is_busy { BURIAL } else { TEND }).await;
+    }
+}
+
+/// Keeps the router up, and has Apps looked at that it is asked for while they sleep.
+async fn keep(router: RouterDriver, hints: Hints) {
+    tokio::select! {
+        () = router.keep() => {}
+        () = wake(&router, &hints) => {}
+    }
+}
+
+async fn wake(router: &RouterDriver, hints: &Hints) {
+    let mut heard = 0;
+    loop {
+        match router.woken(&mut heard).await {
+            Ok(apps) => apps.iter().for_each(|app| hints.mark(app)),
+            Err(_) => tokio::time::sleep(WOKEN_PAUSE).await,
+        }
     }
 }
 

@@ -119,7 +119,12 @@ impl Routed {
         let table = Table {
             services: BTreeMap::from([(
                 "web".parse().unwrap(),
-                Service { ip, ports: BTreeMap::from([("http".parse().unwrap(), 7000)]), split: None },
+                Service {
+                    ip,
+                    ports: BTreeMap::from([("http".parse().unwrap(), 7000)]),
+                    split: None,
+                    hold: None,
+                },
             )]),
             routes: vec![TableRoute {
                 host: "a.localhost".into(),

@@ -125,3 +125,52 @@ fn copies_come_with_cpu_time_and_go_with_it() {
     declare(&plane, &main("exec sleep 1000"));
     has_copies(&plane, 1);
 }
+
+/// What a route answers: its status, what it says, and after how long a client may come back.
+fn ask(plane: &Plane) -> (u16, String, Option<String>) {
+    let listen = std::fs::read_to_string(plane.data().join("router/listen.json")).unwrap();
+    let url = format!("http://{}/health", listen.trim_matches('"'));
+    let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+    let mut answer = ureq::Agent::from(config).get(&url).header("Host", "main.localhost").call().unwrap();
+    let retry = answer.headers().get("retry-after").map(|it| it.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap(), retry)
+}
+
+#[test]
+fn the_last_copy_goes_when_nobody_asks_and_a_request_brings_one() {
+    let mut plane = Plane::new();
+    let main = |program: &str| {
+        json!({
+            "program": {"inline": program, "runtime": "python"},
+            "ports": {"http": 8000},
+            "health": {"http": {"port": "http", "path": "/health"}, "every": "100ms"},
+            "routes": [{"host": "main.localhost", "port": "http"}],
+            "scale": {"max": 2, "toZero": {"after": "1s", "hold": "3s"}},
+            "update": {"soak": "1ms"},
+        })
+    };
+    declare(&plane, &main(SLOW));
+    has_copies(&plane, 0);
+    assert_eq!(status(&plane)["outcome"]["state"], "settled");
+    // Some at once: all wait for the same copy.
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| ask(&plane))).collect();
+        for asked in asking {
+            assert_eq!(asked.join().unwrap(), (200, "slow".to_owned(), None));
+        }
+    });
+    has_copies(&plane, 0);
+    // A server that was started anew wakes it too.
+    plane.stop();
+    plane.start();
+    assert_eq!(ask(&plane).0, 200);
+    has_copies(&plane, 0);
+    // One that does not come: the request waits for so long and no longer.
+    declare(&plane, &main("import time; time.sleep(1000)"));
+    until("known", || status(&plane), |it| it["observedGeneration"] == 2);
+    let began = std::time::Instant::now();
+    let (code, said, retry) = ask(&plane);
+    assert_eq!((code, retry.as_deref()), (503, Some("5")), "{said}");
+    let took = began.elapsed().as_secs_f64();
+    assert!((3.0..8.0).contains(&took), "{took}");
+}

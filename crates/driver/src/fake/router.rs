@@ -89,6 +89,9 @@ impl State {
             effects: self.ledger.effects(app),
             closed: self.ledger.is_closed(app),
             divides: true,
+            // Nobody asks for anything here.
+            wakes: false,
+            waiting: BTreeMap::new(),
             table: table.map(|it| it.table.clone()).unwrap_or_default(),
             members: table
                 .into_iter()
@@ -125,6 +128,7 @@ impl State {
                         component,
                         state: MemberState::Draining { since: Span::ZERO },
                         in_flight: 0,
+                        idle: None,
                         recent: Recent::default(),
                     },
                     draining_since: now,

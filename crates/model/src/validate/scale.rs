@@ -2,18 +2,31 @@
 
 use super::{Check, update};
 use crate::app::Component;
-use crate::scale::Measures;
 
 pub(super) fn scale(check: &mut Check<'_>, it: &Component) {
     let Some(scale) = &it.scale else { return };
     if scale.min == 0 {
-        check.at("min").fail_with("there is no way yet to wake what has no copy: at least 1", "min: 1");
+        check.at("min").fail_with("whether none runs while nobody asks is another question", "toZero: {}");
     }
     if scale.max < scale.min {
         check.at("max").fail(format!("it is less than `min`, which is {}", scale.min));
     }
+    if let Some(zero) = &scale.to_zero {
+        let mut zero_at = check.at("toZero");
+        if it.routes.is_empty() {
+            zero_at.fail("nobody could wake it: the component has no `routes`");
+        } else if !it.provides.is_empty() {
+            zero_at.fail("those that consume what it `provides` wait for a copy that is ready");
+        }
+        if zero.after.millis < 1000 {
+            zero_at.at("after").fail_with("a copy that has just come is not taken away", "after: 1s");
+        }
+        if !(1000..=600_000).contains(&zero.hold.millis) {
+            zero_at.at("hold").fail_with("a request waits for 1s at least and 10m at most", "hold: 30s");
+        }
+    }
     let mut on = check.at("on");
-    if scale.on == Measures::default() {
+    if scale.on.is_empty() && scale.to_zero.is_none() {
         on.fail_with("nothing is measured", "on: {inFlight: 10}");
     }
     for (name, is_asked, limit) in [
