@@ -1,3 +1,5 @@
+//! A server that says hello.
+
 use std::io::{BufRead, BufReader, Write};
 
 fn main() -> std::io::Result<()> {
