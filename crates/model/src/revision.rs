@@ -178,9 +178,10 @@ pub enum Chosen {
 }
 
 impl AppRevision {
-    /// What of the content store it is made of, listings of trees unopened.
+    /// What of the content store it is made of, listings of trees unopened; the sources too, which may have to be built again.
     pub fn content(&self) -> impl Iterator<Item = Digest> {
-        self.components.values().filter_map(|it| it.content.as_ref().and_then(Content::digest))
+        let files = self.components.values().filter_map(|it| it.content.as_ref().and_then(Content::digest));
+        files.chain(self.declaration.content())
     }
 
     /// The component revisions by identity.
