@@ -51,6 +51,16 @@ fn jsend(status: StatusCode, word: &str, data: &Value, message: &str, inside: St
     (status, [(header::CONTENT_TYPE, "application/json")], sent.to_string()).into_response()
 }
 
+/// Takes away what is about one connection, as far as that is said.
+fn strip(headers: &mut HeaderMap) {
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named = named.flat_map(|names| names.split(',')).filter_map(|name| name.trim().parse().ok());
+    let named: Vec<HeaderName> = named.collect();
+    for name in named.iter().chain(&OF_CONNECTIONS) {
+        headers.remove(name);
+    }
+}
+
 impl Compat {
     /// An operation of the deployer through the gateway.
     pub(crate) async fn through_gateway(
@@ -92,17 +102,13 @@ impl Compat {
             return (StatusCode::BAD_REQUEST, "the path cannot be understood").into_response();
         };
         *request.uri_mut() = uri;
-        for name in OF_CONNECTIONS {
-            request.headers_mut().remove(name);
-        }
+        strip(request.headers_mut());
         if let Ok(host) = HeaderValue::from_str(&at.to_string()) {
             request.headers_mut().insert(header::HOST, host);
         }
         match tokio::time::timeout(ANSWER, send(at, request)).await {
             Ok(Ok(mut answer)) => {
-                for name in OF_CONNECTIONS {
-                    answer.headers_mut().remove(name);
-                }
+                strip(answer.headers_mut());
                 answer
             }
             Ok(Err(why)) => {
@@ -125,12 +131,13 @@ impl Compat {
         let app = self.server.store().get::<App>(&Scope::All, &key).await;
         let app = app.map_err(|error| broken(error.to_string()))?;
         let app = app.filter(|app| is_program(app) && app.meta.deleting.is_none()).ok_or_else(unknown)?;
-        let is_public = app.spec.components.values().any(|it| it.ports.values().any(|port| *port == PUBLIC));
-        if !is_public {
+        let mut public =
+            app.spec.components.iter().filter(|(_, it)| it.ports.values().any(|port| *port == PUBLIC));
+        let Some((component, _)) = public.next() else {
             let why = format!("the program has no port {PUBLIC}, and no other one is public");
             return Err((StatusCode::BAD_GATEWAY, why).into_response());
-        }
-        let ip = app.status.and_then(|it| it.value.memory.into_values().find_map(|memory| memory.address));
+        };
+        let ip = app.status.as_ref().and_then(|it| it.value.memory.get(component)?.address);
         let waits = || (StatusCode::SERVICE_UNAVAILABLE, "the program has not started yet").into_response();
         ip.map(|ip| SocketAddr::from((ip, PUBLIC))).ok_or_else(waits)
     }

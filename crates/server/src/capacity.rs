@@ -12,7 +12,7 @@ use plimsoll_model::app::Reserve;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::{Usage, UsageSpec};
 use plimsoll_model::object::Timestamp;
-use plimsoll_model::operations::{Operations, Power};
+use plimsoll_model::operations::Operations;
 use plimsoll_model::quantity::{Bytes, Cpu};
 use plimsoll_model::{App, AppSpec, Attached, Object, ObjectKey, Project, Target};
 use plimsoll_reconcile::DEFAULT_TARGET;
@@ -28,12 +28,12 @@ struct Reserved {
 }
 
 impl Reserved {
-    /// For all copies of an App.
+    /// For all copies of an App, also of one that is stopped: starting it again is not a matter of room.
     fn of(spec: &AppSpec, operations: &Operations) -> Self {
         let mut sum = Self::default();
         for (name, component) in &spec.components {
             let declared = operations.replicas.get(name).copied().unwrap_or_else(|| component.replicas());
-            let copies = if operations.power == Power::Off { 0 } else { u64::from(declared) };
+            let copies = u64::from(declared);
             let Reserve { cpu, memory } = component.reserve();
             let (cpu, memory) = (cpu.map_or(0, |it| it.millicores), memory.map_or(0, |it| it.bytes));
             sum = sum
@@ -150,6 +150,8 @@ fn machine() -> Reserve {
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_model::operations::Power;
+
     use super::*;
 
     const MEBI: u64 = 1 << 20;
@@ -175,7 +177,7 @@ mod tests {
         let reserved = Reserved { millicpu: 300, memory: 30 * MEBI };
         assert_eq!(Reserved::of(&spec, &Operations::default()), reserved);
         let off = Operations { power: Power::Off, ..Operations::default() };
-        assert_eq!(Reserved::of(&spec, &off), Reserved::default());
+        assert_eq!(Reserved::of(&spec, &off), reserved, "what is stopped keeps its room");
         assert!(machine().cpu.is_some() && machine().memory.is_some());
     }
 }
