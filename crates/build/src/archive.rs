@@ -79,7 +79,7 @@ fn check_tar(archive: impl Read, packed: u64, limits: Limits) -> Result<(), Arch
     let mut archive = tar::Archive::new(archive.take(most));
     let mut entries = 0;
     for entry in archive.entries().map_err(broken)?.raw(true) {
-        let entry = entry.map_err(broken)?;
+        let mut entry = entry.map_err(broken)?;
         entries += 1;
         if entries > limits.entries.saturating_mul(2) {
             return Err(PackError::Entries(limits.entries).into());
@@ -91,6 +91,16 @@ fn check_tar(archive: impl Read, packed: u64, limits: Limits) -> Result<(), Arch
             || kind.is_pax_global_extensions();
         if is_extension && entry.size() > LONGEST_EXTENSION {
             return Err(ArchiveError::Broken(format!("an extension has {} bytes", entry.size())));
+        }
+        if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() {
+            let mut records = Vec::new();
+            entry.read_to_end(&mut records).map_err(broken)?;
+            for record in tar::PaxExtensions::new(&records) {
+                // The second reading would find other entries than this one has looked at.
+                if record.map_err(broken)?.key_bytes() == b"size" {
+                    return Err(ArchiveError::Broken("an extension says another size".to_owned()));
+                }
+            }
         }
         if entry.size() > limits.bytes {
             return Err(PackError::Bytes(limits.bytes).into());

@@ -26,6 +26,9 @@ impl Limits {
     pub const USUAL: Self = Self { entries: 100_000, bytes: 1 << 30, ratio: 200 };
 }
 
+/// Directories within each other.
+const DEEPEST: usize = 64;
+
 /// Why something of a source is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
@@ -64,6 +67,12 @@ pub enum PackError {
     /// The directory that is to be built is not in it.
     #[error("there is no directory {0}")]
     NoDirectory(String),
+    /// The file that says how it is built cannot be understood.
+    #[error("{0} is no plain text file of at most {1} KiB in the directory that is built")]
+    NoText(String, u64),
+    /// Too many directories within each other.
+    #[error("{0} lies more than {DEEPEST} directories deep")]
+    Deep(String),
     /// It cannot be read.
     #[error("{0} cannot be read")]
     Unreadable(String, #[source] io::Error),
@@ -253,13 +262,13 @@ impl Packer {
 
     /// Counts an entry, and says how its path is written here.
     fn enter(&mut self, path: &str) -> Result<String, PackError> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(PackError::Entries(self.limits.entries));
-        }
+        self.count()?;
         let path = normal(path)?;
         if path.is_empty() {
             return Err(PackError::Name(path));
+        }
+        if path.matches('/').count() > DEEPEST {
+            return Err(PackError::Deep(path));
         }
         let mut above = path.as_str();
         while let Some((parent, _)) = above.rsplit_once('/') {
@@ -272,9 +281,19 @@ impl Packer {
             if !self.directories.insert(parent.to_owned()) {
                 break;
             }
+            // The engine makes it, whether or not anybody names it.
+            self.count()?;
             above = parent;
         }
         Ok(path)
+    }
+
+    fn count(&mut self) -> Result<(), PackError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(PackError::Entries(self.limits.entries));
+        }
+        Ok(())
     }
 
     /// The path within the directory that is built, if it is in there.
@@ -302,6 +321,30 @@ impl Packer {
 }
 
 impl Context {
+    /// The text of a plain file in it.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is a link, no text, or too long.
+    pub fn text(&mut self, path: &str) -> Result<String, PackError> {
+        let path = normal(path)?;
+        self.tar.rewind()?;
+        let mut found = None;
+        let mut archive = tar::Archive::new(&self.tar);
+        for entry in archive.entries_with_seek()? {
+            let entry = entry?;
+            if entry.path_bytes() == path.as_bytes() {
+                if entry.header().entry_type() == EntryType::Regular && entry.size() <= LARGEST_TEXT {
+                    let mut text = Vec::new();
+                    entry.take(LARGEST_TEXT).read_to_end(&mut text)?;
+                    found = String::from_utf8(text).ok();
+                }
+                break;
+            }
+        }
+        self.tar.rewind()?;
+        found.ok_or(PackError::NoText(path, LARGEST_TEXT >> 10))
+    }
+
     /// Adds a file of our own, such as the one that says how the rest is built.
     ///
     /// # Errors

@@ -69,12 +69,30 @@ impl GitError {
     }
 }
 
+/// What the directories of fetches are called, before the process that they belong to.
+const PLACE: &str = "plimsoll-git-";
+
+/// Removes what fetches of processes have left that were killed, credentials among it. To be called before the first fetch: what bears
+/// this process' own id is of one before it.
+pub fn sweep() {
+    let own = std::process::id();
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process =
+            name.to_str().and_then(|name| name.strip_prefix(PLACE)?.split_once('-')?.0.parse::<u32>().ok());
+        let Some(process) = process else { continue };
+        if process == own || !std::path::Path::new("/proc").join(process.to_string()).exists() {
+            // What is not ours is not to be removed by us.
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
 /// Asks one repository.
 pub struct Fetch {
     address: String,
     /// Home, credentials and what was fetched; gone with this.
     place: TempDir,
-    has_login: bool,
 }
 
 impl Fetch {
@@ -83,8 +101,8 @@ impl Fetch {
     /// # Errors
     /// When there is no room for it.
     pub fn new(address: &str, login: Option<&Login>) -> Result<Self, GitError> {
-        let place = tempfile::Builder::new().prefix("plimsoll-git-").tempdir()?;
-        let fetch = Self { address: address.to_owned(), has_login: login.is_some(), place };
+        let place = tempfile::Builder::new().prefix(&format!("{PLACE}{}-", std::process::id())).tempdir()?;
+        let fetch = Self { address: address.to_owned(), place };
         for directory in ["home", "repository"] {
             fs::create_dir(fetch.at(directory))?;
         }
@@ -249,8 +267,8 @@ impl Fetch {
             "credential.helper=",
             "transfer.fsckObjects=true",
             "submodule.recurse=false",
-            // Nobody else than whom it was written for is shown a password.
-            if self.has_login { "http.followRedirects=false" } else { "http.followRedirects=initial" },
+            // Who is asked is who was named: nobody is shown a password or sent elsewhere by others.
+            "http.followRedirects=false",
         ];
         for setting in settings {
             command.args(["-c", setting]);
@@ -330,6 +348,15 @@ fn sorted(said: &str) -> GitError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_has_left_is_swept() {
+        let left = tempfile::Builder::new().prefix("plimsoll-git-4194305-").tempdir().unwrap();
+        fs::write(left.path().join("key"), "k").unwrap();
+        let others = tempfile::Builder::new().prefix("plimsoll-git-1-").tempdir().unwrap();
+        sweep();
+        assert!(!left.path().exists() && others.path().exists());
+    }
 
     #[test]
     fn what_git_says_is_told_apart() {

@@ -16,6 +16,13 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// How long a build may take.
 const LONGEST: Duration = Duration::from_mins(20);
 
+/// Bytes that a step's commands may use, memory and swap together, so that one build does not push out what runs beside it.
+const MEMORY: i32 = 2047 << 20;
+
+/// Microseconds of a processor's time in each period: two processors.
+const CPU_PERIOD: i32 = 100_000;
+const CPU_QUOTA: i32 = 2 * CPU_PERIOD;
+
 /// Bytes of a piece of what is sent.
 const PIECE: usize = 64 << 10;
 
@@ -59,10 +66,13 @@ impl Engine {
         let labels = HashMap::from([(INSTALLATION, self.inner.installation.as_str())]);
         // What its steps were made in goes, whether or not they were right.
         let options = BuildImageOptionsBuilder::new().dockerfile(&dockerfile).t(&name).rm(true).forcerm(true);
+        let options = options.memory(MEMORY).memswap(MEMORY).cpuperiod(CPU_PERIOD).cpuquota(CPU_QUOTA);
         let options = options.labels(&labels).build();
         let body = bollard::body_try_stream(pieces(context));
+        // Without any header Podman would use the logins of whoever it runs as.
+        let no_logins = Some(HashMap::new());
         let docker = self.inner.docker.clone().with_timeout(PATIENCE);
-        let mut words = std::pin::pin!(docker.build_image(options, None, Some(body)));
+        let mut words = std::pin::pin!(docker.build_image(options, no_logins, Some(body)));
         while let Some(word) = words.next().await {
             let word = match word {
                 Ok(word) => word,
@@ -91,6 +101,8 @@ impl Engine {
 /// What the engine could not do for want of something else is nobody's fault who wrote the source.
 fn failed(said: &str) -> BuildError {
     let lower = said.to_lowercase();
+    // A command may say what it likes, and is the source's own.
+    let is_command = ["the command ", "building at step"].iter().any(|it| lower.trim_start().starts_with(it));
     let away = [
         "no space left",
         "connection refused",
@@ -100,7 +112,7 @@ fn failed(said: &str) -> BuildError {
         "tls handshake timeout",
         "temporary failure in name resolution",
     ];
-    if away.iter().any(|word| lower.contains(word)) {
+    if !is_command && away.iter().any(|word| lower.contains(word)) {
         EngineError::Away(said.trim().to_owned()).into()
     } else {
         BuildError::Failed(said.trim().to_owned())
@@ -127,4 +139,21 @@ fn pieces(
             Err(error) => Some((Err(error), None)),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_says_is_the_sources_own() {
+        for (said, is_its_own) in [
+            ("The command '/bin/sh -c echo connection refused; false' returned a non-zero code: 1", true),
+            ("building at STEP \"RUN no such host\": while running runtime: exit status 1", true),
+            ("dial tcp: lookup registry: no such host", false),
+            ("unknown instruction: FORM", true),
+        ] {
+            assert_eq!(matches!(failed(said), BuildError::Failed(_)), is_its_own, "{said}");
+        }
+    }
 }

@@ -81,6 +81,13 @@ pub fn is_commit(reference: &str) -> bool {
         && reference.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
 }
 
+/// Whether all engines take a name for that of a `Dockerfile`, and for nothing else: some run others through a preprocessor, or
+/// fetch them.
+pub fn is_dockerfile(name: &str) -> bool {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/-+@".contains(&byte));
+    is_plain && !name.starts_with('-') && !name.to_ascii_lowercase().ends_with(".in")
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match (&self.git, self.uploaded()) {

@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_mins(10);
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 const RETRY_LONGEST: Duration = Duration::from_mins(5);
 
+/// As how many failures it counts that a process ended while it was building: half a minute.
+const INTERRUPTED: u32 = 5;
+
 /// The same for what is the source's own fault: a command that fails may have failed for want of a network.
 const REBUILD_FIRST: Duration = Duration::from_mins(10);
 const REBUILD_LONGEST: Duration = Duration::from_hours(6);
@@ -165,6 +168,8 @@ pub struct Builds {
     /// What each App names, to find it again when it names something else.
     wanted: BTreeMap<ObjectKey, BTreeSet<Order>>,
     orders: BTreeMap<Order, Known>,
+    /// Those that this process has looked at: what another one has begun, it has not finished.
+    looked: BTreeSet<Order>,
     pushes: mpsc::Receiver<Push>,
 }
 
@@ -206,7 +211,17 @@ impl Builds {
         hold: Hold,
         pushes: mpsc::Receiver<Push>,
     ) -> Self {
-        Self { store, builder, clock, hints, hold, wanted: BTreeMap::new(), orders: BTreeMap::new(), pushes }
+        Self {
+            store,
+            builder,
+            clock,
+            hints,
+            hold,
+            wanted: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            looked: BTreeSet::new(),
+            pushes,
+        }
     }
 
     /// Does so for as long as it is polled.
@@ -234,7 +249,8 @@ impl Builds {
             let now = Instant::now();
             let room = if self.hold.is_on() { 0 } else { TOGETHER.saturating_sub(under_way.len()) };
             for (order, is_forced) in self.due(now, room) {
-                under_way.push(self.work().carry_out(order, is_forced));
+                let is_first = self.looked.insert(order.clone());
+                under_way.push(self.work().carry_out(order, is_forced, is_first));
             }
             let next = self.next(now, room == 0);
             tokio::select! {
@@ -322,12 +338,13 @@ impl Builds {
 
     /// Orders to carry out now, which count as under way from here on.
     fn due(&mut self, now: Instant, most: usize) -> Vec<(Order, bool)> {
-        let is_due = |known: &Known| !known.is_under_way && known.due <= now && !known.wanters.is_empty();
         let mut found = Vec::new();
-        for (order, known) in self.orders.iter_mut().filter(|(_, known)| is_due(known)).take(most) {
+        for order in chosen(&self.orders, now, most) {
+            let Some(known) = self.orders.get_mut(&order) else { continue };
             known.is_under_way = true;
             known.last = Some(now);
-            found.push((order.clone(), std::mem::take(&mut known.is_forced)));
+            let is_forced = std::mem::take(&mut known.is_forced);
+            found.push((order, is_forced));
         }
         found
     }
@@ -379,6 +396,7 @@ impl Builds {
         let over: Vec<Order> = over.map(|(order, _)| order.clone()).collect();
         for order in over {
             self.orders.remove(&order);
+            self.looked.remove(&order);
             let key = ObjectKey::in_project(order.project.clone(), order.name());
             if let Some(old) = self.store.get::<Build>(&Scope::All, &key).await? {
                 self.store.commit(&Scope::All, Batch::new().delete(&old)).await?;
@@ -413,16 +431,22 @@ struct Work {
 
 impl Work {
     /// Carries out an order, and says how soon it is to be looked at again at the latest.
-    async fn carry_out(self, order: Order, is_forced: bool) -> (Order, Duration) {
+    async fn carry_out(self, order: Order, is_forced: bool, is_first: bool) -> (Order, Duration) {
         // What cannot be written down now is found again.
-        let again = self.try_to(&order, is_forced).await.unwrap_or(PAUSE);
+        let again = self.try_to(&order, is_forced, is_first).await.unwrap_or(PAUSE);
         (order, again)
     }
 
-    async fn try_to(&self, order: &Order, is_forced: bool) -> Result<Duration, StoreError> {
+    async fn try_to(&self, order: &Order, is_forced: bool, is_first: bool) -> Result<Duration, StoreError> {
         let key = ObjectKey::in_project(order.project.clone(), order.name());
         let old = self.store.get::<Build>(&Scope::All, &key).await?.map(|it| it.spec);
         let built = old.as_ref().and_then(|it| it.built.clone());
+        if let Some(BuildState::Building { commit }) = old.as_ref().map(|it| &it.state)
+            && is_first
+            && !is_forced
+        {
+            return self.interrupted(order, built, commit.clone()).await;
+        }
         let found = match &built {
             Some(built) if !order.follow && !is_forced => Ok(built.commit.clone()),
             _ => self.builder.find(order).await,
@@ -432,7 +456,7 @@ impl Work {
             Err(unbuilt) => return self.fail(order, old.as_ref(), None, unbuilt).await,
         };
         if let Some(BuildState::Failed(failure)) = old.as_ref().map(|it| &it.state)
-            && failure.fault == BuildFault::Source
+            && (failure.fault == BuildFault::Source || !is_first)
             && failure.commit == commit
             && !is_forced
         {
@@ -461,6 +485,27 @@ impl Work {
             }
             Err(unbuilt) => self.fail(order, old.as_ref(), commit, unbuilt).await,
         }
+    }
+
+    /// Writes down that the process ended which was building an order. That may have been the build's doing, so it is left alone for
+    /// longer than after other failures.
+    async fn interrupted(
+        &self,
+        order: &Order,
+        built: Option<BuiltImage>,
+        commit: Option<CommitId>,
+    ) -> Result<Duration, StoreError> {
+        let failure = BuildFailure {
+            why: "the server ended while it was built".to_owned(),
+            fault: BuildFault::Surroundings,
+            commit,
+            failures: INTERRUPTED,
+            at: self.clock.now(),
+            log: Vec::new(),
+        };
+        let again = pause(&failure);
+        self.write(order, built, BuildState::Failed(failure)).await?;
+        Ok(again)
     }
 
     /// Writes down that an order was not carried out.
@@ -521,6 +566,17 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// Orders to carry out now: those that are due for longest, of each project only one while others wait.
+fn chosen(orders: &BTreeMap<Order, Known>, now: Instant, most: usize) -> Vec<Order> {
+    let mut busy: BTreeSet<&ProjectName> =
+        orders.iter().filter(|(_, known)| known.is_under_way).map(|(order, _)| &order.project).collect();
+    let is_due = |known: &Known| !known.is_under_way && known.due <= now && !known.wanters.is_empty();
+    let mut due: Vec<(&Order, &Known)> = orders.iter().filter(|(_, known)| is_due(known)).collect();
+    due.sort_by_key(|(_, known)| known.due);
+    let (first, then): (Vec<_>, Vec<_>) = due.into_iter().partition(|(order, _)| busy.insert(&order.project));
+    first.into_iter().chain(then).take(most).map(|(order, _)| order.clone()).collect()
 }
 
 /// How long an order that failed is left alone.
@@ -593,6 +649,36 @@ mod tests {
             assert_eq!(repository_of(address), "example.org/team/app", "{address}");
         }
         assert_ne!(repository_of("https://example.org/a"), repository_of("https://example.org:8443/a"));
+    }
+
+    #[test]
+    fn a_project_does_not_stop_the_others() {
+        let now = Instant::now();
+        let of = |project: &str, path: &str| Order {
+            project: project.parse().unwrap(),
+            source: Source { path: Some(path.to_owned()), ..Source::default() },
+            engine: None,
+            follow: false,
+        };
+        let known = |late: u64, is_under_way: bool| Known {
+            due: now.checked_sub(Duration::from_secs(late)).unwrap(),
+            is_under_way,
+            wanters: BTreeMap::from([(
+                ObjectKey::in_project("a".parse().unwrap(), "app".parse().unwrap()),
+                None,
+            )]),
+            ..Known::new()
+        };
+        let mut orders = BTreeMap::from([
+            (of("a", "1"), known(3, false)),
+            (of("a", "2"), known(4, false)),
+            (of("b", "1"), known(1, false)),
+        ]);
+        assert_eq!(chosen(&orders, now, 2), [of("a", "2"), of("b", "1")]);
+        orders.insert(of("a", "0"), known(0, true));
+        assert_eq!(chosen(&orders, now, 1), [of("b", "1")]);
+        orders.remove(&of("b", "1"));
+        assert_eq!(chosen(&orders, now, 1), [of("a", "2")], "nobody else waits");
     }
 
     #[test]

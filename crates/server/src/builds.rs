@@ -15,7 +15,7 @@ use plimsoll_model::id::{CommitId, Digest, KeyName, ObjectName, ProjectName};
 use plimsoll_model::kind::BuildFault;
 use plimsoll_model::revision::Listing;
 use plimsoll_model::secret::Sensitive;
-use plimsoll_model::source::Source;
+use plimsoll_model::source::{Source, is_dockerfile};
 use plimsoll_model::words::in_words;
 use plimsoll_model::{ObjectKey, Secret};
 use plimsoll_reconcile::{Builder, Opener, Order, Unbuilt};
@@ -26,6 +26,9 @@ const LONGEST_LOG: u64 = 8 << 20;
 
 /// Lines of a log that a failure tells.
 const LAST_LINES: usize = 20;
+
+/// Bytes of a line that has no end yet; half of them are kept when there are more.
+const LONGEST_LINE: usize = 8 << 10;
 
 /// Bytes of the largest listing of a tree.
 const LARGEST_LISTING: u64 = 64 << 20;
@@ -76,18 +79,28 @@ impl Words {
             self.file.write_all(text.as_bytes()).ok();
             self.written += text.len() as u64;
         }
-        self.line.push_str(text);
-        while let Some((line, rest)) = self.line.split_once('\n') {
-            let line = line.rsplit('\r').next().unwrap_or(line).trim_end();
-            let line: String = line.chars().take(1000).collect();
-            let rest = rest.to_owned();
-            if !line.is_empty() {
-                self.last.push_back(line);
-                if self.last.len() > LAST_LINES {
-                    self.last.pop_front();
-                }
+        for piece in text.split_inclusive('\n') {
+            self.line.push_str(piece);
+            if piece.ends_with('\n') {
+                self.end_line();
+            } else if self.line.len() > LONGEST_LINE {
+                // Nobody says that a line ever ends.
+                let from = self.line.ceil_char_boundary(self.line.len() - LONGEST_LINE / 2);
+                self.line.drain(..from);
             }
-            self.line = rest;
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = self.line.trim_end();
+        let line = line.rsplit('\r').next().unwrap_or(line);
+        let line: String = line.chars().take(1000).collect();
+        self.line.clear();
+        if !line.is_empty() {
+            self.last.push_back(line);
+            if self.last.len() > LAST_LINES {
+                self.last.pop_front();
+            }
         }
     }
 
@@ -211,7 +224,7 @@ impl Builders {
             Some(commit) => words.line(&format!("fetching {source}, commit {commit}")),
             None => words.line(&format!("reading {source}")),
         }
-        let context = self.context(order, commit).await?;
+        let mut context = self.context(order, commit).await?;
         let (dockerfile, written, base) = match &source.dockerfile {
             Some(dockerfile) => (dockerfile.clone(), None, None),
             None if source.language.is_none() && context.root.names.contains(DOCKERFILE) => {
@@ -226,6 +239,20 @@ impl Builders {
                 (recipe::NAME.to_owned(), Some(recipe.dockerfile), base)
             }
         };
+        let text = match &written {
+            Some(_) if context.root.names.contains(recipe::NAME) => {
+                return Err(Cause::source(format!(
+                    "{} is a name of ours: call that file otherwise",
+                    recipe::NAME
+                )));
+            }
+            Some(text) => text.clone(),
+            None if !is_dockerfile(&dockerfile) => {
+                return Err(Cause::source(format!("{dockerfile:?} cannot be the name of a Dockerfile")));
+            }
+            None => context.text(&dockerfile)?,
+        };
+        plimsoll_build::dockerfile::check(&text).map_err(|refused| Cause::source(refused.to_string()))?;
         // The same source, on the same base, by the same recipe, is the same image.
         let key = Digest::of_json(&(commit, source.digest, &source.directory, &dockerfile, &written, base))
             .to_string();

@@ -193,6 +193,7 @@ fn build(
         content: data.content(),
         logs: data.builds(),
     };
+    plimsoll_build::git::sweep();
     let (pushes, heard) = Pushes::new();
     let (store, clock, hints) = (store.clone(), clock.clone(), hints.clone());
     tasks.spawn(Builds::new(store, Arc::new(builders), clock, hints, hold.clone(), heard).run());

@@ -2,7 +2,7 @@
 
 use super::{Check, relative_path};
 use crate::app::Component;
-use crate::source::Source;
+use crate::source::{Source, is_dockerfile};
 use crate::update::Follow;
 
 /// Ways to repositories.
@@ -43,6 +43,14 @@ pub(super) fn source(check: &mut Check<'_>, component: &Component) {
         if let Some(path) = path {
             relative_path(&mut check.at(name), path);
         }
+    }
+    if it.dockerfile.as_deref().is_some_and(|name| !is_dockerfile(name)) {
+        check
+            .at("dockerfile")
+            .fail("it is of letters, digits, `.`, `_`, `/`, `-`, `+` and `@`, and does not end with `.in`");
+    }
+    if it.git.as_deref().is_some_and(|git| git.starts_with("http://")) && it.secret.is_some() {
+        check.at("secret").fail("over http everybody on the way reads it: use https or ssh");
     }
     if it.dockerfile.is_some() && (it.language.is_some() || it.base.is_some()) {
         check.at("dockerfile").fail("a `language` and its `base` are for sources without one");
@@ -148,6 +156,11 @@ mod tests {
         for reference in ["-x", "a..b", "refs/heads/*", "a b", "+a:b", "a~1", "/a", "a/"] {
             let source = serde_json::json!({"git": "https://example.org/a", "ref": reference});
             assert!(!found(&source).is_empty(), "{reference}");
+        }
+        let open = serde_json::json!({"git": "http://example.org/a", "secret": "forge"});
+        assert_eq!(found(&open).len(), 1);
+        for name in ["Dockerfile.in", "a/b.IN", "http://127.0.0.1/x", "[\"a\"]", "a b"] {
+            assert!(!found(&serde_json::json!({"path": ".", "dockerfile": name})).is_empty(), "{name}");
         }
         assert!(found(&serde_json::json!({"path": "..", "archive": "a.tgz", "ref": "main"})).len() >= 3);
     }
