@@ -234,3 +234,36 @@ fn what_is_broken_is_said_to_be() {
     ));
     assert!(matches!(read(b"PK\x03\x04 and no more"), Err(ArchiveError::Broken(_))));
 }
+
+#[test]
+fn two_readings_find_the_same_and_nothing_lies_too_deep() {
+    let two_sizes = [entry(EntryType::XHeader, "x", "", b"13 size=1024\n"), file("a", "x")];
+    assert!(matches!(read(&tar(&two_sizes)), Err(ArchiveError::Broken(_))));
+    let deep = format!("{}x", "a/".repeat(40));
+    assert!(read(&tar(&[file(&deep, "")])).is_ok());
+    let zip = zipped(|zip| {
+        zip.start_file(format!("{}x", "a/".repeat(65)), SimpleFileOptions::default()).unwrap();
+    });
+    assert!(matches!(refused(&zip), PackError::Deep(_)));
+    // Directories that nobody names count as well.
+    let few = Limits { entries: 20, ..Limits::USUAL };
+    let many = read_within(&tar(&[file(&deep, "")]), None, few);
+    assert!(matches!(many, Err(ArchiveError::Pack(PackError::Entries(20)))));
+}
+
+#[test]
+fn the_text_of_a_dockerfile_is_that_of_a_plain_file() {
+    let mut context = read(&tar(&[
+        file("Dockerfile", "FROM x"),
+        entry(EntryType::Symlink, "link", "Dockerfile", b""),
+        entry(EntryType::Regular, "bytes", "", b"\xff"),
+    ]))
+    .unwrap();
+    assert_eq!(context.text("./Dockerfile").unwrap(), "FROM x");
+    for other in ["link", "bytes", "nothing"] {
+        assert!(matches!(context.text(other), Err(PackError::NoText(..))), "{other}");
+    }
+    let mut head = [0; 10];
+    context.tar.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"Dockerfile", "all of it is sent");
+}
