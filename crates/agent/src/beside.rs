@@ -56,7 +56,8 @@ pub struct Log {
 /// What the processes of an instance use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
-    /// CPU time so far, in milliseconds. It may shrink when a process ends.
+    /// CPU time so far, in milliseconds, of those too that have ended and been waited for by one of them. It may shrink
+    /// when another process ends.
     pub cpu_millis: u64,
     /// Resident memory in bytes; pages that processes share count for each.
     pub memory: u64,
@@ -147,7 +148,8 @@ impl Agent {
     pub fn used(&self, instances: &[InstanceId]) -> io::Result<BTreeMap<InstanceId, Used>> {
         let mut children: BTreeMap<i32, Vec<(i32, Used)>> = BTreeMap::new();
         for entry in std::fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Ok(entry) = entry else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             if let Some((parent, used)) = process(pid) {
                 children.entry(parent).or_default().push((pid, used));
             }
@@ -163,7 +165,8 @@ impl Agent {
                 continue;
             }
             let Some(directory) = self.with(instance, |_, place| place.path().to_owned()) else { continue };
-            let Some(started) = read::<Started>(&directory, STARTED)? else { continue };
+            // One that cannot be read makes nothing unknown of the others.
+            let Ok(Some(started)) = read::<Started>(&directory, STARTED) else { continue };
             if started.shim.is_there() {
                 found.insert(instance.clone(), below(started.shim.pid, Used::default(), &mut children));
             }
@@ -194,7 +197,8 @@ fn process(pid: i32) -> Option<(i32, Used)> {
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let page = rustix::param::page_size() as u64;
     let used = Used {
-        cpu_millis: (number(14)? + number(15)?) * 1000 / TICKS,
+        // Its own, and that of its children that have ended.
+        cpu_millis: (number(14)? + number(15)? + number(16)? + number(17)?) * 1000 / TICKS,
         memory: number(24)? * page,
         processes: 1,
     };

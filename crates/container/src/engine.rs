@@ -266,7 +266,13 @@ impl Engine {
         // Podman says of one that is ending that it does not run.
         let is_running = running || ["paused", "stopping", "removing"].contains(&&*status);
         let was_started = !["created", "configured", "initialized"].contains(&&*status);
-        let exit = if oom_killed { Exit::OutOfMemory } else { Exit::Code(exit_code) };
+        // An engine that was down when a run ended says 0 and that it never has.
+        let is_seen_to_end = !finished_at.starts_with(NEVER) || started_at.starts_with(NEVER);
+        let exit = match (oom_killed, is_seen_to_end) {
+            (true, _) => Exit::OutOfMemory,
+            (false, true) => Exit::Code(exit_code),
+            (false, false) => Exit::Lost,
+        };
         let seen = Seen {
             order,
             is_running,
@@ -341,6 +347,9 @@ impl Engine {
         }
     }
 }
+
+/// How engines write the time of what has not happened.
+const NEVER: &str = "0001-01-01T";
 
 /// A time as engines write it, in milliseconds since 1970 UTC.
 pub(crate) fn millis(text: &str) -> Option<u64> {

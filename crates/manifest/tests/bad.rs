@@ -88,6 +88,10 @@ const SLIPS: &[(&str, &str)] = &[
         "ports: {http: 80}\nroutes: [{host: a, port: http}]\nscale: {max: 3, toZero: {hold: 1h}}",
         "scale.toZero.hold: a request waits for 1s at least and 10m at most",
     ),
+    (
+        "ports: {http: 80}\nroutes: [{host: a, port: http}]\nscale: {max: 3, on: {requests: 7}, down: {window: 59s, cooldown: 1m}}",
+        "scale.down.window: a router started anew has not counted `requests` for a minute\n  help: window: 1m",
+    ),
     ("scale: {max: 3, on: {inFlight: 7}}", "scale.on.inFlight: the router has none"),
     ("hooks: {befor: {command: [x]}}", "unknown field `befor`\n  help: did you mean `before`?"),
     (

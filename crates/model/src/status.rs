@@ -76,6 +76,9 @@ pub struct Memory {
     /// The hook's task under way, or that failed and is looked at: there is one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskRecord>,
+    /// The task whose end nobody saw, for as long as no other one has been started in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<TaskRecord>,
     /// The hooks that have succeeded, the latest last: each once for a revision.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<HookDone>,
@@ -152,8 +155,16 @@ pub struct TaskRecord {
     pub rollout: RolloutRef,
     /// How long it may run.
     pub deadline: Span,
-    /// How long it has.
+    /// How long it has, and those before it that were lost.
     pub clock: Clock,
+    /// How many before it were lost.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub losses: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none_yet(losses: &u32) -> bool {
+    *losses == 0
 }
 
 /// A component revision that passed its gate.

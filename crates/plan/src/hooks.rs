@@ -15,8 +15,11 @@ use plimsoll_model::id::{ComponentName, InstanceId, TargetName};
 use plimsoll_model::operations::RolloutRef;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::revision::{ComponentRevision, Evidence};
-use plimsoll_model::status::{HookDone, Memory, TaskRecord};
+use plimsoll_model::status::{HookDone, Memory, Rollout, TaskRecord};
 use plimsoll_model::world::{Exit, Instance, NodeTime, Phase, World};
+
+/// Tasks of one hook that may be lost one after the other, before that is taken for its failure.
+const MOST_LOST: u32 = 3;
 
 /// The task of a hook as it is seen.
 #[derive(Debug, Clone, Copy)]
@@ -66,16 +69,23 @@ pub(crate) fn learn(memory: &mut Memory, tasks: &[Task<'_>], now: Option<&NodeTi
     let task = recorded(record, tasks);
     let runs = task.is_some_and(|task| matches!(task.instance.phase, Phase::Unready { .. }));
     record.clock.run(runs, now);
-    // What is lost is run again, as another task.
-    if task.is_some_and(|task| task.done().is_some() || task.is_lost()) {
+    if task.is_some_and(|task| task.done().is_some()) {
         memory.task = None;
+    } else if task.is_some_and(Task::is_lost)
+        && record.losses + 1 < MOST_LOST
+        && record.clock.reading(now) < record.deadline
+    {
+        // It is run again, as another task, in the time that is left.
+        memory.lost = memory.task.take();
     }
 }
 
 /// Forgets the record of a task that belongs to no rollout any more, once it has ended.
 pub(crate) fn forget(memory: &mut Memory, tasks: &[Task<'_>], blind: bool) {
+    let rollout = memory.rollout.as_ref().map(Rollout::reference);
+    memory.lost.take_if(|lost| Some(lost.rollout) != rollout);
     let Some(record) = &memory.task else { return };
-    let is_wanted = memory.rollout.as_ref().is_some_and(|it| it.reference() == record.rollout);
+    let is_wanted = rollout == Some(record.rollout);
     let task = recorded(record, tasks);
     let may_run = task.map_or(blind, Task::is_live);
     if !is_wanted && !may_run {
@@ -116,6 +126,9 @@ impl Hooks<'_> {
         };
         let left = record.deadline.minus(record.clock.reading(self.now));
         let verdict = match (task.instance.phase, task.instance.last_exit) {
+            (Phase::Done { exit: Exit::Lost }, _) if record.losses > 0 => {
+                format!("hook `{hook}` failed: lost {} times", record.losses + 1)
+            }
             (Phase::Done { exit }, _) => format!("hook `{hook}` failed: {exit}"),
             (Phase::Stopped, _) if left > Span::ZERO => format!("hook `{hook}` was ended"),
             (Phase::Stopped, _) => format!("hook `{hook}` did not end within {}", record.deadline),

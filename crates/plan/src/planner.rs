@@ -229,8 +229,7 @@ impl<'a> Planner<'a> {
         let left = |name: &&ComponentName| !input.spec.components.contains_key(*name);
         let leaving: Vec<ComponentName> =
             self.memory.keys().filter(left).filter(|name| self.may_have_copies(name)).cloned().collect();
-        let (table, taken) =
-            routing::table(&input.spec, &self.memory, &splits, &leaving, self.router(), context);
+        let (table, taken) = routing::table(input, &self.memory, &splits, &leaving, self.router());
         self.waits.extend(taken);
         for (target, view) in &input.world.targets {
             let here = *target == context.target;
@@ -468,6 +467,7 @@ impl<'a> Planner<'a> {
                 limits: goal.revision.resources,
                 router: self.router(),
                 waiting: self.router().and_then(|it| it.waiting.get(subject.name).copied()).unwrap_or(0),
+                is_rolling: memory.rollout.is_some(),
             };
             let Scaled { limited, undecided, look } = scale::advance(state, scale, measured);
             self.looks.push(look);

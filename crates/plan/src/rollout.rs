@@ -205,6 +205,11 @@ fn held(
         trial.clock.run(false, survey.now);
     }
     let look = match progress {
+        Progress::Failed(_) if rollout.failed.is_none() && gate.excused => {
+            // It may be no fault of its own: another one is run once one may start.
+            memory.task = None;
+            None
+        }
         Progress::Failed(evidence) if rollout.failed.is_none() => {
             if may_reject(memory, gate) {
                 memory.task = None;

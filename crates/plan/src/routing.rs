@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use plimsoll_model::AppSpec;
 use plimsoll_model::app::{Component, Route, TlsMode};
 use plimsoll_model::id::ComponentName;
+use plimsoll_model::operations::Power;
 use plimsoll_model::status::Memory;
 use plimsoll_model::step::{Service, Split, Table, TableRoute};
 use plimsoll_model::template::{self, Part};
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::RouterView;
 
-use crate::input::Context;
+use crate::input::{Context, Input};
 use crate::resolve::PERSON_DEADLINE;
 
 /// Whether the router shares out a component's traffic: it is consumed or routed to.
@@ -21,24 +21,31 @@ pub(crate) fn is_routed(component: &Component) -> bool {
 
 /// The table an App should have, and the waits of routes that another App holds.
 pub(crate) fn table(
-    spec: &AppSpec,
+    input: &Input,
     memory: &BTreeMap<ComponentName, Memory>,
     splits: &BTreeMap<ComponentName, Split>,
     leaving: &[ComponentName],
     present: Option<&RouterView>,
-    context: &Context,
 ) -> (Table, Vec<Wait>) {
+    let Input { spec, operations, context, .. } = input;
     let mut table = Table::default();
     let mut waits = Vec::new();
     for (name, component) in spec.components.iter().filter(|(_, component)| is_routed(component)) {
         let Some(ip) = memory.get(name).and_then(|memory| memory.address) else { continue };
+        // Where a person says that none runs, no request brings one.
+        let is_woken = operations.power == Power::On && !operations.replicas.contains_key(name);
         table.services.insert(
             name.clone(),
             Service {
                 ip,
                 ports: component.ports.clone(),
                 split: splits.get(name).copied(),
-                hold: component.scale.as_ref().and_then(|scale| scale.to_zero).map(|zero| zero.hold),
+                hold: component
+                    .scale
+                    .as_ref()
+                    .and_then(|scale| scale.to_zero)
+                    .filter(|_| is_woken)
+                    .map(|zero| zero.hold),
             },
         );
         for route in &component.routes {

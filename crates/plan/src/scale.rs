@@ -14,7 +14,7 @@ use plimsoll_model::status::{Clock, Pending, Scaling};
 use plimsoll_model::world::{NodeTime, RouterView};
 
 use crate::input::UsedView;
-use crate::survey::{Copy, Survey, Traffic};
+use crate::survey::{Copy, Survey, Traffic, count};
 
 /// How often it is looked at what is measured.
 const MEASURED_EVERY: Span = Span::seconds(5);
@@ -35,6 +35,8 @@ pub(crate) struct Measured<'a> {
     pub(crate) router: Option<&'a RouterView>,
     /// Requests that wait for a copy.
     pub(crate) waiting: u32,
+    /// Something is being rolled out, which needs its copies.
+    pub(crate) is_rolling: bool,
 }
 
 /// What was decided at one look.
@@ -50,11 +52,15 @@ pub(crate) struct Scaled {
 
 /// Carries the number wanted forward by one look.
 pub(crate) fn advance(state: &mut Scaling, scale: &Scale, measured: Measured<'_>) -> Scaled {
+    let now = measured.survey.now;
+    if let (Some(changed), true) = (&mut state.changed, now.is_some()) {
+        // It goes on after a reboot of the node, on another node, and where no node has said the time yet.
+        changed.run(true, now);
+    }
     let look = match sleep(state, scale, measured) {
         Some(look) if state.wanted == 0 => return Scaled { limited: false, undecided: None, look },
         left => left.unwrap_or(MEASURED_EVERY).min(MEASURED_EVERY),
     };
-    let now = measured.survey.now;
     let asked = match measured.asked(scale, state.wanted) {
         Ok(Some(asked)) => asked,
         // While nothing serves, nothing can be measured, and other waits say why.
@@ -124,6 +130,10 @@ impl Measured<'_> {
         if self.waiting > 0 || !self.router.is_some_and(|router| router.wakes) || self.survey.blind {
             return None;
         }
+        // Without copies it would be forgotten how far that is.
+        if self.is_rolling {
+            return None;
+        }
         let mut active = self.survey.copies.iter().filter(|copy| copy.traffic == Traffic::Active).peekable();
         active.peek()?;
         active.map(|copy| copy.idle).collect::<Option<Vec<Span>>>()?.into_iter().min()
@@ -162,7 +172,9 @@ impl Measured<'_> {
             let all = used()?.iter().map(|it| it.memory / 1024 * 100).sum();
             ask(all, limit.bytes / 1024 * u64::from(percent));
         }
-        Ok(Some(asked))
+        // A copy that is missing has nothing to do: that is no reason to want fewer.
+        let is_short = count(serving.iter()) < wanted;
+        Ok(Some(if is_short { asked.max(wanted) } else { asked }))
     }
 }
 

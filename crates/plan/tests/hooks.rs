@@ -255,3 +255,46 @@ fn good_is_only_what_has_its_last_task_behind_it() {
     assert_eq!(good(&world), before);
     assert!(world.node().instances.values().all(|it| it.revision == before && it.hook.is_none()));
 }
+
+#[test]
+fn what_is_lost_again_and_again_or_takes_too_long_in_all_has_failed() {
+    let mut world = declared(&both());
+    world.rest();
+    let lose = |world: &mut Driven, after: u64| {
+        let [task] = &world.tasks()[..] else { panic!("there is one") };
+        world.decide();
+        world.wait(Span::seconds(after));
+        world.task_is(task, Phase::Done { exit: Exit::Lost });
+    };
+    for _ in 0..2 {
+        lose(&mut world, 1);
+        assert_eq!(world.rest(), ["remove", "before"]);
+    }
+    lose(&mut world, 1);
+    let rejections = world.decide().rejections;
+    assert_eq!(rejections.values().next().unwrap().evidence.verdict, "hook `before` failed: lost 3 times");
+    assert_eq!(world.rest(), ["remove"]);
+
+    let mut world = declared(&both());
+    world.rest();
+    lose(&mut world, 50);
+    assert_eq!(world.rest(), ["remove", "before"]);
+    world.wait(Span::seconds(20));
+    let rejections = world.decide().rejections;
+    assert_eq!(rejections.values().next().unwrap().evidence.verdict, "hook `before` did not end within 1m");
+}
+
+#[test]
+fn a_failure_that_something_outside_is_to_blame_for_is_none() {
+    let mut world = declared(&both());
+    world.rest();
+    let [task] = &world.tasks()[..] else { panic!("there is one") };
+    world.task_is(task, Phase::Done { exit: Exit::Code(3) });
+    world.0.operations.paused = true;
+    let decision = world.decide();
+    assert!(decision.rejections.is_empty());
+    assert!(world.rest().is_empty() && world.tasks().is_empty(), "it waits");
+    world.0.operations.paused = false;
+    assert_eq!(world.rest(), ["before"]);
+    assert_ne!(&world.tasks()[0], task);
+}

@@ -5,12 +5,13 @@
 use plimsoll_model::AppSpec;
 use plimsoll_model::id::TargetName;
 use plimsoll_model::kind::TargetSpec;
-use plimsoll_model::object::ObjectKey;
+use plimsoll_model::object::{Generation, ObjectKey};
+use plimsoll_model::operations::Power;
 use plimsoll_model::quantity::Span;
 use plimsoll_model::status::{ComponentStatus, PlanRef};
 use plimsoll_model::step::Plan;
 use plimsoll_model::wait::Reason;
-use plimsoll_model::world::{Presence, Recent, RouterView};
+use plimsoll_model::world::{NodeTime, NodeView, Phase, Presence, Recent, RouterView};
 use plimsoll_plan::path::{carry_out, pass};
 use plimsoll_plan::{Context, Course, Decision, Input, UsedView, decide, destination};
 use serde_json::{Value, json};
@@ -29,6 +30,13 @@ fn scaled(on: &Value) -> Input {
     destination(&Input::first(key, "uid".parse().unwrap(), spec, context))
 }
 
+/// With no copy at all after 30 seconds in which nobody asks for one.
+fn sleeping(mut input: Input) -> Input {
+    let zero = serde_json::from_value(json!({"after": "30s"})).unwrap();
+    input.spec.components.values_mut().next().unwrap().scale.as_mut().unwrap().to_zero = Some(zero);
+    input
+}
+
 /// A world that obeys, in which something is measured.
 struct Driven(Input);
 
@@ -38,6 +46,18 @@ impl Driven {
             panic!("the router answers")
         };
         router
+    }
+
+    fn node(&mut self) -> &mut NodeView {
+        let Presence::Present(node) = &mut self.0.world.targets.values_mut().next().unwrap().node else {
+            panic!("the node answers")
+        };
+        node
+    }
+
+    /// Nobody has asked for any copy for so many seconds; `None` while somebody does.
+    fn idle(&mut self, idle: Option<u64>) {
+        self.router().members.values_mut().for_each(|it| it.idle = idle.map(Span::seconds));
     }
 
     /// All together have so much under way, and had so many requests in the last minute.
@@ -156,13 +176,8 @@ fn a_person_says_how_many_until_the_declaration_is_followed_again() {
 
 #[test]
 fn what_nobody_asks_for_sleeps_until_somebody_does() {
-    let mut input = scaled(&json!({"inFlight": 4}));
-    let zero = serde_json::from_value(json!({"after": "30s"})).unwrap();
-    input.spec.components.values_mut().next().unwrap().scale.as_mut().unwrap().to_zero = Some(zero);
-    let mut world = Driven(input);
-    let idle = |world: &mut Driven, idle: Option<u64>| {
-        world.router().members.values_mut().for_each(|it| it.idle = idle.map(Span::seconds));
-    };
+    let mut world = Driven(sleeping(scaled(&json!({"inFlight": 4}))));
+    let idle = Driven::idle;
     idle(&mut world, Some(100));
     assert_eq!(world.wanted(10, (8, 0)), 2, "a router of an earlier version wakes nobody");
     world.router().wakes = true;
@@ -181,4 +196,73 @@ fn what_nobody_asks_for_sleeps_until_somebody_does() {
     world.router().waiting.insert("web".parse().unwrap(), 3);
     world.decide();
     assert_eq!(world.status().desired, 1, "at once");
+}
+
+#[test]
+fn a_reboot_and_another_node_do_not_stop_the_clock_for_good() {
+    let mut world = Driven(scaled(&json!({"inFlight": 4})));
+    assert_eq!(world.wanted(11, (16, 0)), 4);
+    world.node().now = NodeTime { boot: "another".parse().unwrap(), elapsed: Span::seconds(7) };
+    assert_eq!(world.wanted(9, (40, 0)), 4, "the last change counts as of the reboot");
+    assert_eq!(world.wanted(3, (40, 0)), 5);
+}
+
+#[test]
+fn copies_that_are_missing_are_no_reason_for_fewer() {
+    let mut world = Driven(scaled(&json!({"inFlight": 4})));
+    assert_eq!(world.wanted(11, (16, 0)), 4);
+    for _ in 0..100 {
+        for it in world.node().instances.values_mut().skip(1) {
+            it.phase = Phase::Unready { since: Span::ZERO };
+        }
+        world.load(1, 0);
+        world.decide();
+        pass(&mut world.0.world, Span::seconds(1));
+    }
+    assert_eq!(world.status().desired, 4);
+    assert_eq!(world.wanted(80, (1, 0)), 1, "they are there, and have nothing to do");
+}
+
+#[test]
+fn what_is_being_rolled_out_is_not_put_to_sleep() {
+    let mut world = Driven(sleeping(scaled(&json!({"inFlight": 4}))));
+    world.router().wakes = true;
+    let web = world.0.spec.components.values_mut().next().unwrap();
+    web.update = serde_json::from_value(json!({"soak": "2m"})).unwrap();
+    web.env.insert("A".parse().unwrap(), serde_json::from_value(json!("b")).unwrap());
+    world.0.generation = Generation(2);
+    world.idle(None);
+    world.decide();
+    let mut seconds = 0;
+    loop {
+        world.idle(Some(100));
+        world.decide();
+        if world.0.status.memory.values().next().unwrap().rollout.is_none() {
+            break;
+        }
+        assert_ne!(world.status().desired, 0, "after {seconds}s");
+        pass(&mut world.0.world, Span::seconds(1));
+        seconds += 1;
+        assert!(seconds < 300);
+    }
+    assert!(seconds >= 120);
+    world.idle(Some(100));
+    world.decide();
+    assert_eq!(world.status().desired, 0, "once it is good");
+}
+
+#[test]
+fn a_request_waits_only_for_what_it_would_bring() {
+    let mut world = Driven(sleeping(scaled(&json!({"inFlight": 4}))));
+    let hold = |world: &mut Driven| {
+        world.decide();
+        world.router().table.services.values().next().unwrap().hold
+    };
+    assert_eq!(hold(&mut world), Some(Span::seconds(30)));
+    world.0.operations.replicas.insert("web".parse().unwrap(), 0);
+    assert_eq!(hold(&mut world), None, "a person wants none");
+    world.0.operations.replicas.clear();
+    assert_eq!(hold(&mut world), Some(Span::seconds(30)));
+    world.0.operations.power = Power::Off;
+    assert_eq!(hold(&mut world), None);
 }

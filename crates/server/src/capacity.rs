@@ -32,7 +32,8 @@ impl Reserved {
     fn of(spec: &AppSpec, operations: &Operations) -> Self {
         let mut sum = Self::default();
         for (name, component) in &spec.components {
-            let declared = operations.replicas.get(name).copied().unwrap_or_else(|| component.most_replicas());
+            let declared =
+                operations.replicas.get(name).copied().unwrap_or_else(|| component.most_replicas());
             let copies = u64::from(declared);
             let Reserve { cpu, memory } = component.reserve();
             let (cpu, memory) = (cpu.map_or(0, |it| it.millicores), memory.map_or(0, |it| it.bytes));

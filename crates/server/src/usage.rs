@@ -61,8 +61,9 @@ impl Sampler {
         let is_due = state.latest.is_none_or(|latest| now.duration_since(latest) >= EVERY);
         if is_due && !state.under_way {
             state.under_way = true;
-            let sampler = self.clone();
-            tokio::task::spawn_blocking(move || sampler.sample());
+            drop(state);
+            let under_way = UnderWay(self.clone());
+            tokio::task::spawn_blocking(move || under_way.0.sample());
         }
         found
     }
@@ -84,13 +85,51 @@ impl Sampler {
                 sampled.last.zip(used).and_then(|((at, before), used)| between(at, before, now, used));
             sampled.last = used.map(|used| (now, used));
         }
-        (state.latest, state.under_way) = (Some(now), false);
+        state.latest = Some(now);
     }
 }
 
-/// What was used between two samples; `None` where a process has taken its time with it.
+/// A sample that is being taken; none is any more when that has ended, in whatever way.
+struct UnderWay(Arc<Sampler>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.lock().under_way = false;
+    }
+}
+
+/// What was used between two samples. A process that ended may have taken its time with it: that is no use of any.
 fn between(at: Instant, before: Used, now: Instant, used: Used) -> Option<UsedView> {
     let took = u64::try_from(now.duration_since(at).as_millis()).ok().filter(|took| *took > 0)?;
-    let cpu = used.cpu_millis.checked_sub(before.cpu_millis)?;
+    let cpu = used.cpu_millis.saturating_sub(before.cpu_millis);
     Some(UsedView { millicores: cpu * 1000 / took, memory: used.memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_ended_processes_took_with_them_is_not_used() {
+        let used = |cpu_millis, memory| Used { cpu_millis, memory, processes: 1 };
+        let at = Instant::now();
+        let now = at + Duration::from_secs(5);
+        let view = |millicores, memory| Some(UsedView { millicores, memory });
+        assert_eq!(between(at, used(1000, 7), now, used(3500, 8)), view(500, 8));
+        assert_eq!(between(at, used(1000, 7), now, used(400, 8)), view(0, 8));
+        assert_eq!(between(at, used(1000, 7), at, used(1000, 7)), None);
+    }
+
+    #[tokio::test]
+    async fn a_sample_that_panics_is_not_the_last_one() {
+        let sampler = Arc::new(Sampler::new(None));
+        sampler.lock().under_way = true;
+        let under_way = UnderWay(sampler.clone());
+        let sample = tokio::task::spawn_blocking(move || {
+            let _until_it_ends = under_way;
+            panic!("as one might");
+        });
+        assert!(sample.await.is_err());
+        assert!(!sampler.lock().under_way);
+    }
 }

@@ -25,6 +25,12 @@ pub(super) fn scale(check: &mut Check<'_>, it: &Component) {
             zero_at.at("hold").fail_with("a request waits for 1s at least and 10m at most", "hold: 30s");
         }
     }
+    if scale.on.requests.is_some() && scale.down.window.millis < 60_000 {
+        let mut window = check.at("down");
+        window
+            .at("window")
+            .fail_with("a router started anew has not counted `requests` for a minute", "window: 1m");
+    }
     let mut on = check.at("on");
     if scale.on.is_empty() && scale.to_zero.is_none() {
         on.fail_with("nothing is measured", "on: {inFlight: 10}");

@@ -93,13 +93,16 @@ impl<'a> Planner<'a> {
             }
         };
         let rollout = Rollout::reference(rollout);
-        let same = memory.task.take().filter(|it| it.rollout == rollout && it.hook == hook);
+        let is_of_this = |it: &TaskRecord| it.rollout == rollout && it.hook == hook;
+        let same = memory.task.take().filter(is_of_this);
+        let lost = memory.lost.take().filter(is_of_this);
         let record = same.unwrap_or_else(|| TaskRecord {
             instance: InstanceId::of_task(&self.input.uid, subject.name, hook, self.input.plan_no().next()),
             hook,
             rollout,
             deadline: task.deadline,
-            clock: Clock::ZERO,
+            losses: lost.as_ref().map_or(0, |lost| lost.losses + 1),
+            clock: lost.map_or(Clock::ZERO, |lost| lost.clock),
         });
         let create = Action::Create {
             instance: record.instance.clone(),
