@@ -49,12 +49,24 @@ pub(super) fn source(check: &mut Check<'_>, component: &Component) {
             .at("dockerfile")
             .fail("it is of letters, digits, `.`, `_`, `/`, `-`, `+` and `@`, and does not end with `.in`");
     }
-    if it.git.as_deref().is_some_and(|git| git.starts_with("http://")) && it.secret.is_some() {
+    if it.git.as_deref().is_some_and(is_overheard) && it.secret.is_some() {
         check.at("secret").fail("over http everybody on the way reads it: use https or ssh");
     }
     if it.dockerfile.is_some() && (it.language.is_some() || it.base.is_some()) {
         check.at("dockerfile").fail("a `language` and its `base` are for sources without one");
     }
+}
+
+/// Whether what is sent to an address passes others in the clear: from this machine to itself it does not.
+fn is_overheard(git: &str) -> bool {
+    let Some(rest) = git.strip_prefix("http://") else { return false };
+    let host = rest.split('/').next().unwrap_or_default();
+    // Whoever is named before an `@` is not where it goes.
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let is_address = host.parse::<std::net::SocketAddr>().is_ok_and(|at| at.ip().is_loopback())
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let name = host.split(':').next().unwrap_or_default();
+    !(is_address || name == "localhost")
 }
 
 fn follow(check: &mut Check<'_>, component: &Component, it: &Source) {
@@ -159,6 +171,12 @@ mod tests {
         }
         let open = serde_json::json!({"git": "http://example.org/a", "secret": "forge"});
         assert_eq!(found(&open).len(), 1);
+        let own = |git: &str| found(&serde_json::json!({"git": git, "secret": "forge"}));
+        assert!(own("http://127.0.0.1:80/a").is_empty() && own("http://localhost/a").is_empty());
+        assert!(
+            !own("http://127.0.0.1.example.org/a").is_empty()
+                && !own("http://localhost@example.org/a").is_empty()
+        );
         for name in ["Dockerfile.in", "a/b.IN", "http://127.0.0.1/x", "[\"a\"]", "a b"] {
             assert!(!found(&serde_json::json!({"path": ".", "dockerfile": name})).is_empty(), "{name}");
         }
