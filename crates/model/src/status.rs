@@ -157,14 +157,6 @@ pub struct TaskRecord {
     pub deadline: Span,
     /// How long it has, and those before it that were lost.
     pub clock: Clock,
-    /// How many before it were lost.
-    #[serde(default, skip_serializing_if = "is_none_yet")]
-    pub losses: u32,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_none_yet(losses: &u32) -> bool {
-    *losses == 0
 }
 
 /// A component revision that passed its gate.

@@ -18,9 +18,6 @@ use plimsoll_model::revision::{ComponentRevision, Evidence};
 use plimsoll_model::status::{HookDone, Memory, Rollout, TaskRecord};
 use plimsoll_model::world::{Exit, Instance, NodeTime, Phase, World};
 
-/// Tasks of one hook that may be lost one after the other, before that is taken for its failure.
-const MOST_LOST: u32 = 3;
-
 /// The task of a hook as it is seen.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Task<'a> {
@@ -71,10 +68,7 @@ pub(crate) fn learn(memory: &mut Memory, tasks: &[Task<'_>], now: Option<&NodeTi
     record.clock.run(runs, now);
     if task.is_some_and(|task| task.done().is_some()) {
         memory.task = None;
-    } else if task.is_some_and(Task::is_lost)
-        && record.losses + 1 < MOST_LOST
-        && record.clock.reading(now) < record.deadline
-    {
+    } else if task.is_some_and(Task::is_lost) && record.clock.reading(now) < record.deadline {
         // It is run again, as another task, in the time that is left.
         memory.lost = memory.task.take();
     }
@@ -126,9 +120,6 @@ impl Hooks<'_> {
         };
         let left = record.deadline.minus(record.clock.reading(self.now));
         let verdict = match (task.instance.phase, task.instance.last_exit) {
-            (Phase::Done { exit: Exit::Lost }, _) if record.losses > 0 => {
-                format!("hook `{hook}` failed: lost {} times", record.losses + 1)
-            }
             (Phase::Done { exit }, _) => format!("hook `{hook}` failed: {exit}"),
             (Phase::Stopped, _) if left > Span::ZERO => format!("hook `{hook}` was ended"),
             (Phase::Stopped, _) => format!("hook `{hook}` did not end within {}", record.deadline),

@@ -257,7 +257,7 @@ fn good_is_only_what_has_its_last_task_behind_it() {
 }
 
 #[test]
-fn what_is_lost_again_and_again_or_takes_too_long_in_all_has_failed() {
+fn what_is_lost_is_run_again_in_the_time_that_is_left() {
     let mut world = declared(&both());
     world.rest();
     let lose = |world: &mut Driven, after: u64| {
@@ -266,14 +266,11 @@ fn what_is_lost_again_and_again_or_takes_too_long_in_all_has_failed() {
         world.wait(Span::seconds(after));
         world.task_is(task, Phase::Done { exit: Exit::Lost });
     };
-    for _ in 0..2 {
+    // A node that goes down is no fault of the task's, however often.
+    for _ in 0..5 {
         lose(&mut world, 1);
         assert_eq!(world.rest(), ["remove", "before"]);
     }
-    lose(&mut world, 1);
-    let rejections = world.decide().rejections;
-    assert_eq!(rejections.values().next().unwrap().evidence.verdict, "hook `before` failed: lost 3 times");
-    assert_eq!(world.rest(), ["remove"]);
 
     let mut world = declared(&both());
     world.rest();

@@ -101,7 +101,6 @@ impl<'a> Planner<'a> {
             hook,
             rollout,
             deadline: task.deadline,
-            losses: lost.as_ref().map_or(0, |lost| lost.losses + 1),
             clock: lost.map_or(Clock::ZERO, |lost| lost.clock),
         });
         let create = Action::Create {
