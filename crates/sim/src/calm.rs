@@ -143,12 +143,14 @@ impl World {
     fn explain(&self, waits: &[(Object<App>, Wait)]) -> Result<(), Box<Failure>> {
         for (app, wait) in waits {
             let is_bad = || {
-                let components = app.status.iter().flat_map(|status| &status.value.components);
-                components.filter(|(name, _)| Some(*name) == wait.component()).any(|(_, it)| {
-                    let mut revisions =
-                        it.revision.into_iter().chain(it.instances.iter().map(|copy| copy.revision));
-                    revisions.any(|revision| !matches!(self.script.of(revision), Behaviour::Good { .. }))
-                })
+                let Some((status, name)) = app.status.as_ref().zip(wait.component()) else { return false };
+                let copies = status.value.components.get(name).into_iter().flat_map(|it| {
+                    it.revision.into_iter().chain(it.instances.iter().map(|copy| copy.revision))
+                });
+                // What is being rolled out may have no copy yet, because what comes before one fails.
+                let memory = status.value.memory.get(name);
+                let next = memory.and_then(|memory| memory.rollout.as_ref()).map(|rollout| rollout.to);
+                copies.chain(next).any(|revision| !matches!(self.script.of(revision), Behaviour::Good { .. }))
             };
             let fine = match wait.reason() {
                 Reason::Rejected { .. } | Reason::ProviderMissing { .. } | Reason::RouteTaken { .. } => true,
