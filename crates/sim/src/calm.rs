@@ -154,8 +154,13 @@ impl World {
             };
             let fine = match wait.reason() {
                 Reason::Rejected { .. } | Reason::ProviderMissing { .. } | Reason::RouteTaken { .. } => true,
-                // Somebody has killed it, and there is nothing to go back to.
-                Reason::HookFailed { verdict, .. } if verdict.ends_with("signal 9") => true,
+                // Somebody has killed it, or its program was drawn anew for the same revision since: there is nothing to go back
+                // to, and what has failed once is run again only if a person says so.
+                Reason::HookFailed { verdict, .. }
+                    if verdict.ends_with("signal 9") || verdict.ends_with("exit code 1") =>
+                {
+                    true
+                }
                 Reason::GateFailed { .. }
                 | Reason::HookFailed { .. }
                 | Reason::NotReady { .. }
