@@ -14,7 +14,7 @@ use plimsoll_model::revision::{ComponentRevision, Evidence, RejectionRecord};
 use plimsoll_model::status::{
     ComponentStatus, InstanceStatus, Memory, Rejected, Rollout, Scaling, StageStatus,
 };
-use plimsoll_model::step::{Action, Cause, Deviation, Plan, Scope, Split, Step, Table};
+use plimsoll_model::step::{Action, Cause, Deviation, Plan, Scope, Step, Table};
 use plimsoll_model::update::Budget;
 use plimsoll_model::wait::{Reason, Wait};
 use plimsoll_model::world::{Presence, RouterView, ServiceIp};
@@ -220,16 +220,8 @@ impl<'a> Planner<'a> {
             let split = match self.gate(subject, memory) {
                 _ if subject.undivided => None,
                 Some(gate) if gate.replicas > 0 => trial::split(memory, &subject.survey, &gate),
-                // Where nothing can be decided, or all copies go, it stays as it is; but what has become good since is.
-                _ => {
-                    let split =
-                        self.router().and_then(|router| router.table.services.get(subject.name)?.split);
-                    let good = memory.good.map(|good| good.component);
-                    match (split, good) {
-                        (Some(split), Some(good)) if split.good != good => Some(Split { good, others: 0 }),
-                        (split, _) => split,
-                    }
-                }
+                // Where nothing can be decided, or all copies go, it stays as it is.
+                _ => self.router().and_then(|router| router.table.services.get(subject.name)?.split),
             };
             Some((subject.name.clone(), split?))
         });

@@ -185,9 +185,13 @@ impl Audit {
         findings: &mut Vec<String>,
     ) {
         for (name, component) in &declared.spec.components {
-            let Some(good) = self.goods.get(&(declared.uid.clone(), name.clone())) else { continue };
-            let rollout = status.memory.get(name).and_then(|memory| memory.rollout.as_ref());
-            let is_plain = rollout.is_some_and(|it| it.trial.is_none() && it.to != *good);
+            let memory = status.memory.get(name);
+            // What becomes good in this very commit is; whether it may is another finding.
+            let now = memory.and_then(|memory| memory.good).map(|good| good.component);
+            let before = self.goods.get(&(declared.uid.clone(), name.clone())).copied();
+            let Some(good) = now.or(before) else { continue };
+            let rollout = memory.and_then(|memory| memory.rollout.as_ref());
+            let is_plain = rollout.is_some_and(|it| it.trial.is_none() && it.to != good);
             let off = declared.deleting || declared.operations.power == Power::Off;
             if component.update.stages().is_empty() || is_plain || off {
                 continue;
@@ -199,8 +203,8 @@ impl Audit {
                 let serving = router.members.iter().filter(|(_, it)| it.state == MemberState::Active);
                 let mine =
                     serving.filter_map(|(id, _)| node.instances.get(id)).filter(|it| it.component == *name);
-                let is_beside = mine.map(|it| it.revision != *good).collect::<BTreeSet<_>>().len() == 2;
-                if is_beside && split.is_none_or(|split| split.good != *good) {
+                let is_beside = mine.map(|it| it.revision != good).collect::<BTreeSet<_>>().len() == 2;
+                if is_beside && split.is_none_or(|split| split.good != good) {
                     findings.push(format!(
                         "plan {} of {}: {name} has {split:?}, good is {good:?}",
                         plan.no, plan.key
